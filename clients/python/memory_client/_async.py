@@ -1,0 +1,236 @@
+"""The client for asyncio: the same thin shell, with await."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar
+
+import httpx2
+
+from ._call import Call
+from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
+from ._endpoints import assistants, messages, prompts, service, threads
+from ._method import Method
+from ._ndjson import LineSplitter, complete_or_absent
+from ._pages import next_page_request
+from ._request import NOT_GIVEN, NotGiven, Request
+from ._retry import Outcome
+from .objects import Listing
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsyncPage(Listing[T], Generic[T]):
+    """One page of a list. Iterating it goes on to the next pages; `data` is this page alone."""
+
+    _client: AsyncMemoryClient = field(repr=False, compare=False)
+    _request: Request[Listing[T]] = field(repr=False, compare=False)
+
+    async def next_page(self) -> AsyncPage[T] | None:
+        request = next_page_request(self._request, self)
+        return await self._client._list(request) if request else None
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        page: AsyncPage[T] | None = self
+        while page is not None:
+            for item in page.data:
+                yield item
+            page = await page.next_page()
+
+
+@dataclass(frozen=True)
+class AsyncPaginator(Generic[T]):
+    """Await it for the first page, or iterate it (`async for`) over the items of all pages."""
+
+    _client: AsyncMemoryClient = field(repr=False)
+    _request: Request[Listing[T]] = field(repr=False)
+
+    def __await__(self) -> Generator[Any, None, AsyncPage[T]]:
+        return self._client._list(self._request).__await__()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        async for item in await self:
+            yield item
+
+
+@dataclass(frozen=True)
+class AsyncExport:
+    """A thread as NDJSON. Nothing is asked of the server until it is iterated or written."""
+
+    _client: AsyncMemoryClient = field(repr=False)
+    _request: Request[None] = field(repr=False)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Lines, with their line ends; joined, they are the exact bytes of the export."""
+        splitter = LineSplitter()
+        async with aclosing(self._client._stream(self._request)) as chunks:
+            async for chunk in chunks:
+                for line in splitter.feed(chunk):
+                    yield line
+        for line in splitter.flush():
+            yield line
+
+    async def write_to(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, which replaces an older one only once it is complete."""
+        with complete_or_absent(path) as file:
+            async with aclosing(self._client._stream(self._request)) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
+
+
+def _sends(build: Callable[P, Request[T]]) -> Method[P, Coroutine[Any, Any, T]]:
+    return Method(build, lambda client, request: client._send(request))
+
+
+def _lists(build: Callable[P, Request[Listing[T]]]) -> Method[P, AsyncPaginator[T]]:
+    return Method(build, AsyncPaginator)
+
+
+def _exports(build: Callable[P, Request[None]]) -> Method[P, AsyncExport]:
+    return Method(build, AsyncExport)
+
+
+class _Resource:
+    def __init__(self, client: AsyncMemoryClient) -> None:
+        self._client = client
+
+
+class AsyncMessages(_Resource):
+    append = _sends(messages.append)
+    list = _lists(messages.list_)
+    get = _sends(messages.get_)
+    update = _sends(messages.update)
+    delete = _sends(messages.delete_)
+
+
+class AsyncPrompts(_Resource):
+    build = _sends(prompts.build)
+    list = _lists(prompts.list_)
+    get = _sends(prompts.get_)
+    report_usage = _sends(prompts.report_usage)
+
+
+class AsyncThreads(_Resource):
+    create = _sends(threads.create)
+    list = _lists(threads.list_)
+    get = _sends(threads.get_)
+    update = _sends(threads.update)
+    delete = _sends(threads.delete_)
+    fork = _sends(threads.fork)
+    search = _sends(threads.search)
+    export = _exports(threads.export)
+
+    @property
+    def messages(self) -> AsyncMessages:
+        return AsyncMessages(self._client)
+
+    @property
+    def prompts(self) -> AsyncPrompts:
+        return AsyncPrompts(self._client)
+
+
+class AsyncAssistants(_Resource):
+    create = _sends(assistants.create)
+    list = _lists(assistants.list_)
+    get = _sends(assistants.get_)
+    update = _sends(assistants.update)
+    delete = _sends(assistants.delete_)
+
+
+class AsyncMemoryClient:
+    """`MemoryClient` for asyncio. Close it with `await client.close()`, or use it with `async with`."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+    ) -> None:
+        self._config = resolve_config(base_url, api_key, timeout, max_retries)
+        # A proxy from the environment can never be the way to this machine.
+        self._http = httpx2.AsyncClient(trust_env=not self._config.is_local)
+        self._owns_http = True
+
+    search = _sends(service.search)
+    import_ndjson = _sends(service.import_ndjson)
+    health = _sends(service.health)
+
+    @property
+    def threads(self) -> AsyncThreads:
+        return AsyncThreads(self)
+
+    @property
+    def assistants(self) -> AsyncAssistants:
+        return AsyncAssistants(self)
+
+    @property
+    def base_url(self) -> str:
+        return self._config.base_url
+
+    def with_options(self, *, timeout: Timeout | NotGiven = NOT_GIVEN, max_retries: int | NotGiven = NOT_GIVEN) -> Self:
+        """This client with other patience, over the same connections, which stay this client's to close."""
+        derived = copy.copy(self)
+        derived._config, derived._owns_http = self._config.with_options(timeout, max_retries), False
+        return derived
+
+    async def close(self) -> None:
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r})"
+
+    @property
+    def _client(self) -> AsyncMemoryClient:
+        return self
+
+    async def _send(self, request: Request[T]) -> T:
+        call = Call(self._config, request)
+        return call.result(await self._outcome(call))
+
+    async def _list(self, request: Request[Listing[T]]) -> AsyncPage[T]:
+        listing = await self._send(request)
+        return AsyncPage(**vars(listing), _client=self, _request=request)
+
+    async def _stream(self, request: Request[Any]) -> AsyncGenerator[bytes, None]:
+        call = Call(self._config, request)
+        response = call.accepted(await self._outcome(call, stream=True))
+        async with aclosing(response):
+            with call.translated_errors():
+                async for chunk in response.aiter_bytes():
+                    yield chunk
+
+    async def _outcome(self, call: Call[Any], *, stream: bool = False) -> Outcome:
+        while True:
+            outcome = await self._attempt(call.http_request(), stream=stream)
+            delay = call.delay_before_retry(outcome)
+            if delay is None:
+                return outcome
+            await asyncio.sleep(delay)
+
+    async def _attempt(self, request: httpx2.Request, *, stream: bool) -> Outcome:
+        try:
+            response = await self._http.send(request, stream=stream)
+            if stream and not response.is_success:
+                await response.aread()
+        except httpx2.RequestError as error:
+            return error
+        return response

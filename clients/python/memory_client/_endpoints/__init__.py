@@ -1,0 +1,1 @@
+"""The API, endpoint by endpoint: functions from arguments to a `Request`, which both clients share."""

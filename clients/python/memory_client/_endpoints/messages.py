@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from memory_client._encode import Content, MessageInput, message
+from memory_client._endpoints._paging import Order, page_query
+from memory_client._request import NOT_GIVEN, NotGiven, Request, api_path, delete, get, patch, post
+from memory_client.objects import Listing, Message, list_of, listing_of
+
+
+def append(
+    thread_id: str,
+    role: str | None = None,
+    content: Content | None = None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    messages: Sequence[MessageInput] | None = None,
+    idempotency_key: str | None = None,
+) -> Request[list[Message]]:
+    """Append one message (`role`, `content`) or several at once, all or none (`messages=[…]`).
+
+    `content` is a string or a list of Anthropic content blocks: dicts, or an SDK's objects as they came
+    (`append(thread_id, "assistant", response.content)`). Returns the list of Messages as stored.
+    """
+    single = {"role": role, "content": content, "metadata": metadata}
+    if messages is None and role is not None and content is not None:
+        body: dict[str, object] = dict(single)
+    elif messages is not None and all(value is None for value in single.values()):
+        body = {"messages": [message(item) for item in messages]}
+    else:
+        raise TypeError("append takes either role and content, or messages=[…]")
+    return post(api_path("threads", thread_id, "messages"), list_of(Message), body, idempotency_key)
+
+
+def list_(
+    thread_id: str,
+    *,
+    limit: int | None = None,
+    after: str | None = None,
+    before: str | None = None,
+    order: Order | None = None,
+) -> Request[Listing[Message]]:
+    """List messages, oldest first unless `order="desc"`. Returns a page; iterating it walks all."""
+    query = page_query(limit, after, before, order)
+    return get(api_path("threads", thread_id, "messages"), listing_of(Message), query)
+
+
+def get_(thread_id: str, message_id: str) -> Request[Message]:
+    return get(api_path("threads", thread_id, "messages", message_id), Message.from_json)
+
+
+def update(
+    thread_id: str,
+    message_id: str,
+    *,
+    content: Content | NotGiven = NOT_GIVEN,
+    metadata: Mapping[str, str | None] | NotGiven = NOT_GIVEN,
+) -> Request[Message]:
+    """Replace the content by a new version, or merge metadata (None removes a key).
+
+    New content changes what the provider's prompt cache knows from that message on.
+    """
+    changes = {"content": content, "metadata": metadata}
+    return patch(api_path("threads", thread_id, "messages", message_id), Message.from_json, changes)
+
+
+def delete_(thread_id: str, message_id: str) -> Request[None]:
+    return delete(api_path("threads", thread_id, "messages", message_id))

@@ -1,0 +1,219 @@
+"""The blocking client: a thin shell that sends and sleeps."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar
+
+import httpx2
+
+from ._call import Call
+from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
+from ._endpoints import assistants, messages, prompts, service, threads
+from ._method import Method
+from ._ndjson import LineSplitter, complete_or_absent
+from ._pages import next_page_request
+from ._request import NOT_GIVEN, NotGiven, Request
+from ._retry import Outcome
+from .objects import Listing
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Listing[T], Generic[T]):
+    """One page of a list. Iterating it goes on to the next pages; `data` is this page alone."""
+
+    _client: MemoryClient = field(repr=False, compare=False)
+    _request: Request[Listing[T]] = field(repr=False, compare=False)
+
+    def next_page(self) -> Page[T] | None:
+        request = next_page_request(self._request, self)
+        return self._client._list(request) if request else None
+
+    def __iter__(self) -> Iterator[T]:
+        page: Page[T] | None = self
+        while page is not None:
+            yield from page.data
+            page = page.next_page()
+
+
+@dataclass(frozen=True)
+class Export:
+    """A thread as NDJSON. Nothing is asked of the server until it is iterated or written."""
+
+    _client: MemoryClient = field(repr=False)
+    _request: Request[None] = field(repr=False)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Lines, with their line ends; joined, they are the exact bytes of the export."""
+        splitter = LineSplitter()
+        with closing(self._client._stream(self._request)) as chunks:
+            for chunk in chunks:
+                yield from splitter.feed(chunk)
+        yield from splitter.flush()
+
+    def write_to(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, which replaces an older one only once it is complete."""
+        with complete_or_absent(path) as file, closing(self._client._stream(self._request)) as chunks:
+            for chunk in chunks:
+                file.write(chunk)
+
+
+def _sends(build: Callable[P, Request[T]]) -> Method[P, T]:
+    return Method(build, lambda client, request: client._send(request))
+
+
+def _lists(build: Callable[P, Request[Listing[T]]]) -> Method[P, Page[T]]:
+    return Method(build, lambda client, request: client._list(request))
+
+
+def _exports(build: Callable[P, Request[None]]) -> Method[P, Export]:
+    return Method(build, Export)
+
+
+class _Resource:
+    def __init__(self, client: MemoryClient) -> None:
+        self._client = client
+
+
+class Messages(_Resource):
+    append = _sends(messages.append)
+    list = _lists(messages.list_)
+    get = _sends(messages.get_)
+    update = _sends(messages.update)
+    delete = _sends(messages.delete_)
+
+
+class Prompts(_Resource):
+    build = _sends(prompts.build)
+    list = _lists(prompts.list_)
+    get = _sends(prompts.get_)
+    report_usage = _sends(prompts.report_usage)
+
+
+class Threads(_Resource):
+    create = _sends(threads.create)
+    list = _lists(threads.list_)
+    get = _sends(threads.get_)
+    update = _sends(threads.update)
+    delete = _sends(threads.delete_)
+    fork = _sends(threads.fork)
+    search = _sends(threads.search)
+    export = _exports(threads.export)
+
+    @property
+    def messages(self) -> Messages:
+        return Messages(self._client)
+
+    @property
+    def prompts(self) -> Prompts:
+        return Prompts(self._client)
+
+
+class Assistants(_Resource):
+    create = _sends(assistants.create)
+    list = _lists(assistants.list_)
+    get = _sends(assistants.get_)
+    update = _sends(assistants.update)
+    delete = _sends(assistants.delete_)
+
+
+class MemoryClient:
+    """A client of one server and project. Close it, or use it as a context manager; threads may share it.
+
+    `base_url` falls back to MEMORY_BASE_URL, then http://127.0.0.1:8080; `api_key` to MEMORY_API_KEY, then,
+    for a server on this machine, to the file the server keeps its first key in.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+    ) -> None:
+        self._config = resolve_config(base_url, api_key, timeout, max_retries)
+        # A proxy from the environment can never be the way to this machine.
+        self._http = httpx2.Client(trust_env=not self._config.is_local)
+        self._owns_http = True
+
+    search = _sends(service.search)
+    import_ndjson = _sends(service.import_ndjson)
+    health = _sends(service.health)
+
+    @property
+    def threads(self) -> Threads:
+        return Threads(self)
+
+    @property
+    def assistants(self) -> Assistants:
+        return Assistants(self)
+
+    @property
+    def base_url(self) -> str:
+        return self._config.base_url
+
+    def with_options(self, *, timeout: Timeout | NotGiven = NOT_GIVEN, max_retries: int | NotGiven = NOT_GIVEN) -> Self:
+        """This client with other patience, over the same connections, which stay this client's to close."""
+        derived = copy.copy(self)
+        derived._config, derived._owns_http = self._config.with_options(timeout, max_retries), False
+        return derived
+
+    def close(self) -> None:
+        if self._owns_http:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r})"
+
+    @property
+    def _client(self) -> MemoryClient:
+        return self
+
+    def _send(self, request: Request[T]) -> T:
+        call = Call(self._config, request)
+        return call.result(self._outcome(call))
+
+    def _list(self, request: Request[Listing[T]]) -> Page[T]:
+        listing = self._send(request)
+        return Page(**vars(listing), _client=self, _request=request)
+
+    def _stream(self, request: Request[Any]) -> Generator[bytes, None, None]:
+        call = Call(self._config, request)
+        response = call.accepted(self._outcome(call, stream=True))
+        with closing(response), call.translated_errors():
+            yield from response.iter_bytes()
+
+    def _outcome(self, call: Call[Any], *, stream: bool = False) -> Outcome:
+        while True:
+            outcome = self._attempt(call.http_request(), stream=stream)
+            delay = call.delay_before_retry(outcome)
+            if delay is None:
+                return outcome
+            time.sleep(delay)
+
+    def _attempt(self, request: httpx2.Request, *, stream: bool) -> Outcome:
+        try:
+            response = self._http.send(request, stream=stream)
+            if stream and not response.is_success:
+                response.read()
+        except httpx2.RequestError as error:
+            return error
+        return response

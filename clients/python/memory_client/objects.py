@@ -1,0 +1,220 @@
+"""What the server answers, as frozen dataclasses. Content blocks, tools and requests stay plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from ._decode import Model
+
+M = TypeVar("M", bound=Model)
+T = TypeVar("T", covariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thread(Model):
+    id: str
+    created_at: datetime
+    user_id: str | None = None
+    assistant_id: str | None = None
+    instructions: str | None = None
+    tools: list[Any] = field(default_factory=list)
+    documents: list[Any] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
+    truncation_strategy: dict[str, Any] | None = None
+    message_count: int = 0
+    last_seq: int | None = None
+    pending_embeddings: int = 0
+    active_run_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message(Model):
+    id: str
+    thread_id: str
+    seq: int
+    role: str
+    content: list[dict[str, Any]]
+    created_at: datetime
+    status: str | None = None
+    token_count: int | None = None
+    run_id: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assistant(Model):
+    id: str
+    created_at: datetime
+    name: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    instructions: str | None = None
+    tools: list[Any] = field(default_factory=list)
+    documents: list[Any] = field(default_factory=list)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTokens(Model):
+    """Estimated tokens per section; they add up to `total`, which is at most `limit`."""
+
+    system: int = 0
+    tools: int = 0
+    summary: int = 0
+    window: int = 0
+    recall: int = 0
+    volatile: int = 0
+    total: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachePrediction(Model):
+    """What the provider's prompt cache should do with this request. Costs are None without a known price."""
+
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    uncached_tokens: int = 0
+    cost_usd: float | None = None
+    cost_usd_uncached: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheBreakpoint(Model):
+    position: Any = None
+    ttl: str | None = None
+    tokens_before: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(Model):
+    """The newest turns, kept verbatim; `trimmed` says that this prompt moved its start, `reason` why."""
+
+    first_seq: int | None = None
+    last_seq: int | None = None
+    trimmed: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalled(Model):
+    """An older message brought back; `excerpt` says that only a passage of it was."""
+
+    message_id: str
+    seq: int
+    score: float | None = None
+    why: Any = None
+    excerpt: bool = False
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Omitted(Model):
+    first_seq: int
+    last_seq: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixBreak(Model):
+    """A declared change of what the provider could otherwise have reused from `at_seq` on."""
+
+    reason: str
+    at_seq: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Model):
+    """`request` is what the provider's SDK takes: `anthropic.messages.create(**prompt.request)`."""
+
+    id: str = ""
+    """Empty for a dry run the server kept nothing of."""
+    thread_id: str = ""
+    created_at: datetime | None = None
+    status: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    request: dict[str, Any] = field(default_factory=dict)
+    tokens: PromptTokens = field(default_factory=lambda: PromptTokens(raw={}))
+    prediction: CachePrediction = field(default_factory=lambda: CachePrediction(raw={}))
+    breakpoints: list[CacheBreakpoint] = field(default_factory=list)
+    window: Window = field(default_factory=lambda: Window(raw={}))
+    recalled: list[Recalled] = field(default_factory=list)
+    omitted: list[Omitted] = field(default_factory=list)
+    breaks: list[PrefixBreak] = field(default_factory=list)
+    prefix_digest: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsageReport(Model):
+    """What the server noted of a usage report; `message` is the appended reply, if one was given."""
+
+    prompt_id: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    message: Message | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchHit(Model):
+    message_id: str
+    seq: int
+    role: str
+    score: float
+    why: Any = None
+    """`{"words": …, "vector": …}`: what each kind of search contributed."""
+    excerpt: str | None = None
+    message: Message | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport(Model):
+    """`raw` holds every count. An id that was taken got a fresh one."""
+
+    threads: int = 0
+    messages: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health(Model):
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing(Generic[T]):
+    """One page as the server sent it."""
+
+    data: list[T]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+    raw: dict[str, Any] = field(repr=False, compare=False)
+
+
+def listing_of(model: type[M]) -> Callable[[Any], Listing[M]]:
+    def parse(value: Any) -> Listing[M]:
+        data = parse_list(value)
+        return Listing(
+            data=[model.from_json(item) for item in data],
+            has_more=bool(value.get("has_more")),
+            first_id=value.get("first_id") or (data[0].get("id") if data else None),
+            last_id=value.get("last_id") or (data[-1].get("id") if data else None),
+            raw=value,
+        )
+
+    return parse
+
+
+def list_of(model: type[M]) -> Callable[[Any], list[M]]:
+    """For answers that are lists without pages."""
+    return lambda value: [model.from_json(item) for item in parse_list(value)]
+
+
+def parse_list(value: Any) -> list[Any]:
+    if not isinstance(value, dict) or not isinstance(value.get("data"), list):
+        raise ValueError("expected a list object with data")
+    return list(value["data"])

@@ -1,0 +1,1 @@
+"""The HTTP edge: routes, wire models, authentication, one error table. No rules of the engine."""

@@ -1,0 +1,79 @@
+"""The application: routes, edge, and what runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp
+
+from memory_service import __version__
+from memory_service.api import assistants, prompts, schemas, system, threads, transfer
+from memory_service.api.edge import Edge
+from memory_service.api.errors import add_error_handlers
+from memory_service.config import Settings
+from memory_service.runtime import Runtime, now_utc
+from memory_service.store import idempotency
+from memory_service.telemetry import logger
+
+_SWEEP_SECONDS = 600
+_IMPORT_TIMES_BODY = 100
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": schemas.ErrorBody, "description": "The request must be changed; the message says how."},
+    "5XX": {"model": schemas.ErrorBody, "description": "Something on this side; send the request again."},
+}
+
+
+def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> ASGIApp:
+    """`open_runtime` is called in the event loop that serves, and what it returns is closed when serving ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        runtime = app.state.runtime = open_runtime()
+        loading = asyncio.create_task(asyncio.to_thread(runtime.counter.count, "x"))
+        sweeping = asyncio.create_task(_sweep(runtime))
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            await asyncio.gather(loading, sweeping, return_exceptions=True)
+            await runtime.close()
+
+    app = FastAPI(
+        title="memory-service",
+        version=__version__,
+        description="Conversation threads in, prompts with a warm prefix out.",
+        lifespan=lifespan,
+        responses=_ERRORS,
+        generate_unique_id_function=_operation_id,
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    for router in (threads.router, prompts.router, assistants.router, transfer.router):
+        app.include_router(router, prefix="/v1")
+    app.include_router(system.router)
+    add_error_handlers(app)
+    limit = settings.max_body_bytes
+    return Edge(app, max_body_bytes=limit, max_import_bytes=limit * _IMPORT_TIMES_BODY)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+async def _sweep(runtime: Runtime) -> None:
+    """Delete what has expired, a little at a time."""
+    while True:
+        try:
+            async with runtime.worker_db.transaction(None) as session:
+                deleted = await idempotency.delete_expired(session, now_utc())
+            if deleted:
+                logger.info("expired idempotency records deleted", extra={"fields": {"count": deleted}})
+        except Exception:
+            # The next round tries again; a database that is away is reported by /readyz.
+            logger.exception("sweeping failed")
+        await asyncio.sleep(_SWEEP_SECONDS)

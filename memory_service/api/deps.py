@@ -1,0 +1,135 @@
+"""What every route starts from: who asks, when, and whether it is a repetition."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from memory_service.core.canonical import Raw, check_text, dumps, loads
+from memory_service.errors import InvalidInput, NotFound, Unauthenticated
+from memory_service.runtime import Runtime, now_utc
+from memory_service.store import idempotency, projects
+from memory_service.store.db import Session
+from memory_service.store.idempotency import Answer, IdempotentCall
+from memory_service.store.pages import Order, PageQuery
+
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+MAX_USER_ID_CHARACTERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One authenticated request. `call` is set for a POST with an Idempotency-Key."""
+
+    runtime: Runtime
+    project_id: int
+    now: datetime
+    call: IdempotentCall | None
+
+
+class CanonicalRequest(Request):
+    """Reads JSON without losing how numbers were spelled, and refuses text that cannot be stored."""
+
+    async def json(self) -> Any:
+        body = loads(await self.body())
+        check_text(body, "body")
+        return body
+
+
+class CanonicalRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        route = super().get_route_handler()
+
+        async def with_canonical_request(request: Request) -> Response:
+            return await route(CanonicalRequest(request.scope, request.receive))
+
+        return with_canonical_request
+
+
+async def get_context(request: Request) -> Context:
+    runtime: Runtime = request.app.state.runtime
+    for name, value in request.query_params.multi_items():
+        check_text(value, name)
+    if any("\0" in str(value) for value in request.path_params.values()):
+        raise NotFound("No id contains U+0000.")
+    async with runtime.db.read_only(None) as session:
+        project_id = await projects.authenticate(session, _api_key(request))
+    if project_id is None:
+        raise Unauthenticated("This API key is unknown or revoked; `memory-service keys create` makes one.")
+    call = None
+    key = request.headers.get("idempotency-key")
+    if key is not None and request.method == "POST":
+        if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
+            raise InvalidInput(
+                f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} characters.",
+                code="invalid_header",
+                field="Idempotency-Key",
+            )
+        call = IdempotentCall(request.method, request.url.path, key, await _body_for_hash(request))
+    return Context(runtime, project_id, _now(request, runtime), call)
+
+
+async def _body_for_hash(request: Request) -> bytes:
+    # An import's body may be large, and is read as a stream by its route.
+    return b"" if request.url.path.endswith("/import") else await request.body()
+
+
+def _api_key(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    key = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    if not key:
+        raise Unauthenticated(
+            "No API key was sent; send `Authorization: Bearer msk_…`. The embedded service keeps its first key in "
+            "<data-dir>/api_key."
+        )
+    return key
+
+
+def _now(request: Request, runtime: Runtime) -> datetime:
+    given = request.headers.get("x-memory-now")
+    if given is None or runtime.settings.clock != "request":
+        return now_utc()
+    try:
+        return datetime.fromtimestamp(float(given), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise InvalidInput(
+            "x-memory-now must be a time in seconds since 1970.", code="invalid_header", field="x-memory-now"
+        ) from None
+
+
+def page_query(default_order: Order) -> Callable[..., PageQuery]:
+    def query(
+        limit: Annotated[int, Query(ge=1, le=100, description="Items on a page.")] = 20,
+        order: Annotated[Order, Query(description="Direction of time.")] = default_order,
+        after: Annotated[str | None, Query(description="Id of the item before the page.", max_length=256)] = None,
+        before: Annotated[str | None, Query(description="Id of the item behind the page.", max_length=256)] = None,
+    ) -> PageQuery:
+        return PageQuery(limit, order, after, before)
+
+    return query
+
+
+async def once(context: Context, effect: Callable[[Session], Awaitable[Any]], *, status: int = 200) -> Response:
+    """Run `effect` in a transaction and answer with what it returns; a repeated call gets the first answer again."""
+    async with context.runtime.db.transaction(context.project_id) as session:
+        if context.call and (answer := await idempotency.claim(session, context.call, context.now)):
+            return json_response(Raw(answer.body), answer.status)
+        body = dumps(await effect(session))
+        if context.call:
+            await idempotency.record(session, context.call, Answer(status, body), context.now)
+    return json_response(Raw(body), status)
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    return Response(dumps(body), status, media_type="application/json")
+
+
+Ctx = Annotated[Context, Depends(get_context)]
+NewestFirst = Annotated[PageQuery, Depends(page_query("desc"))]
+OldestFirst = Annotated[PageQuery, Depends(page_query("asc"))]

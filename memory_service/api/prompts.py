@@ -1,0 +1,103 @@
+"""Prompts: build, explain, report usage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from memory_service.api import render, schemas
+from memory_service.api.deps import CanonicalRoute, Ctx, NewestFirst, json_response, once
+from memory_service.api.threads import draft
+from memory_service.core.content import check_tools
+from memory_service.core.truncation import TruncationStrategy
+from memory_service.services import ingest, prompts
+from memory_service.services.planning import PromptSpec, RecallSpec
+from memory_service.store import prompts as prompt_store
+from memory_service.store.db import Session
+from memory_service.store.threads import get_thread
+
+router = APIRouter(route_class=CanonicalRoute, tags=["prompts"])
+
+
+def _spec(body: schemas.PromptCreate) -> PromptSpec:
+    strategy = body.truncation_strategy
+    if body.recall is False:
+        recall: RecallSpec | None = RecallSpec(enabled=False)
+    else:
+        recall = RecallSpec(**body.recall.model_dump()) if body.recall else None
+    if body.cache is False:
+        ttl = None
+    else:
+        ttl = "1h" if body.cache and body.cache.ttl == "1h" else "5m"
+    return PromptSpec(
+        provider=body.provider,
+        model=body.model,
+        max_prompt_tokens=body.max_prompt_tokens,
+        max_output_tokens=body.max_output_tokens,
+        strategy=TruncationStrategy(strategy.type, strategy.last_messages) if strategy else None,
+        recall=recall,
+        context=tuple(block.text for block in body.context),
+        tools=tuple(check_tools(body.tools, "tools")) if body.tools is not None else None,
+        ttl=ttl,
+        refresh=body.refresh,
+    )
+
+
+@router.post("/threads/{thread_id}/prompts", status_code=201, response_model=schemas.Prompt)
+async def build_prompt(context: Ctx, thread_id: str, body: schemas.PromptCreate) -> Response:
+    """Build the next prompt: `request` is what the provider's SDK takes, the rest explains it."""
+    built = await prompts.build(
+        context.runtime,
+        context.project_id,
+        thread_id,
+        _spec(body),
+        draft(body.message, "message.") if body.message else None,
+        context.now,
+        dry_run=body.dry_run,
+        call=context.call,
+    )
+    return json_response(render.prompt(built, context.runtime.models), 200 if body.dry_run else 201)
+
+
+@router.get("/threads/{thread_id}/prompts", response_model=schemas.Page[schemas.PromptSummary])
+async def list_prompts(context: Ctx, page: NewestFirst, thread_id: str) -> Response:
+    """List the prompts built, newest first, without their requests."""
+    async with context.runtime.db.read_only(context.project_id) as session:
+        thread = await get_thread(session, thread_id)
+        found = await prompt_store.list_prompts(session, thread.pk, page)
+    return json_response(
+        render.page(
+            found,
+            lambda record: render.prompt_summary(prompts.show_stored(thread_id, record), context.runtime.models),
+        )
+    )
+
+
+@router.get("/threads/{thread_id}/prompts/{prompt_id}", response_model=schemas.Prompt)
+async def get_prompt(context: Ctx, thread_id: str, prompt_id: str) -> Response:
+    """A prompt with its request, rebuilt; `request_digest` proves it is the same."""
+    built = await prompts.get(context.runtime, context.project_id, thread_id, prompt_id)
+    return json_response(render.prompt(built, context.runtime.models))
+
+
+@router.post("/threads/{thread_id}/prompts/{prompt_id}/usage", response_model=schemas.UsageAnswer)
+async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schemas.UsageReport) -> Response:
+    """Report the provider's `usage` object as it came, and the reply to append. Repeating it changes nothing."""
+    # A model may answer with nothing at all; then there is nothing to append.
+    drafts = [draft(body.message, "message.")] if body.message and body.message.content != [] else []
+    prepared = await ingest.prepare(context.runtime, drafts, context.now)
+
+    async def effect(session: Session) -> Any:
+        reported = await prompts.report_usage(
+            context.runtime,
+            session,
+            thread_id,
+            prompt_id,
+            body.usage,
+            prepared[0] if prepared else None,
+            context.now,
+        )
+        return render.usage_report(reported, context.runtime.models)
+
+    return await once(context, effect)

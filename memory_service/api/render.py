@@ -1,0 +1,153 @@
+"""Records as the API shows them. Canonical JSON is passed through as `Raw`, so that it keeps its bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from memory_service.core.canonical import Raw
+from memory_service.core.pricing import Model, find_model
+from memory_service.core.usage import ReportedUsage
+from memory_service.services.prompts import BuiltPrompt, Reported
+from memory_service.services.search import SearchHit
+from memory_service.store.messages import MessageRecord
+from memory_service.store.pages import Page
+from memory_service.store.threads import AssistantRecord, ThreadRecord
+
+T = TypeVar("T")
+
+
+def time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _raw(text: str | None) -> Raw | None:
+    return None if text is None else Raw(text)
+
+
+def thread(record: ThreadRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "object": "thread",
+        "created_at": time(record.created_at),
+        "user_id": record.user_id,
+        "assistant_id": record.assistant_id,
+        "instructions": record.instructions,
+        "tools": _raw(record.tools),
+        "documents": _raw(record.documents),
+        "metadata": dict(record.metadata),
+        "truncation_strategy": _raw(record.truncation_strategy),
+        "message_count": record.message_count,
+        "last_seq": record.last_seq,
+        "pending_embeddings": 0,
+        "active_run_id": None,
+    }
+
+
+def message(record: MessageRecord, thread_id: str) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "object": "message",
+        "thread_id": thread_id,
+        "seq": record.seq,
+        "role": record.role,
+        "content": Raw(record.content),
+        "status": record.status,
+        "token_count": record.token_count,
+        "run_id": record.run_id,
+        "metadata": dict(record.metadata or {}),
+        "created_at": time(record.created_at),
+    }
+
+
+def assistant(record: AssistantRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "object": "assistant",
+        "created_at": time(record.created_at),
+        "name": record.name,
+        "model": record.model,
+        "provider": record.provider,
+        "instructions": record.instructions,
+        "tools": _raw(record.tools),
+        "documents": _raw(record.documents),
+        "defaults": _raw(record.defaults),
+        "metadata": dict(record.metadata),
+    }
+
+
+def page(found: Page[T], render: Callable[[T], dict[str, Any]]) -> dict[str, Any]:
+    rendered = [render(item) for item in found.items]
+    return {
+        "object": "list",
+        "data": rendered,
+        "first_id": rendered[0]["id"] if rendered else None,
+        "last_id": rendered[-1]["id"] if rendered else None,
+        "has_more": found.has_more,
+    }
+
+
+def search_hits(hits: Sequence[SearchHit]) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [
+            {
+                "message_id": hit.message.id,
+                "thread_id": hit.thread_id,
+                "seq": hit.message.seq,
+                "role": hit.message.role,
+                "score": hit.hit.score,
+                "why": {"words": hit.hit.score, "vector": None},
+                "excerpt": hit.excerpt,
+                "message": message(hit.message, hit.thread_id),
+            }
+            for hit in hits
+        ],
+    }
+
+
+def prompt_summary(prompt: BuiltPrompt, models: Sequence[Model]) -> dict[str, Any]:
+    usage = None if prompt.usage is None else json.loads(prompt.usage)
+    return {
+        "id": prompt.id,
+        "object": "prompt",
+        "thread_id": prompt.thread_id,
+        "status": prompt.status,
+        "created_at": time(prompt.created_at),
+        **prompt.explanation,
+        "usage": _raw(prompt.usage),
+        "reported": None if usage is None else _reported(usage, prompt, models),
+    }
+
+
+def prompt(built: BuiltPrompt, models: Sequence[Model]) -> dict[str, Any]:
+    summary = prompt_summary(built, models)
+    return {**summary, "request": built.request, "request_missing": built.request_missing}
+
+
+def usage_report(reported: Reported, models: Sequence[Model]) -> dict[str, Any]:
+    summary = prompt_summary(reported.prompt, models)
+    return {
+        "object": "usage_report",
+        "prompt_id": summary["id"],
+        "thread_id": summary["thread_id"],
+        "usage": summary["usage"],
+        "reported": summary["reported"],
+        "prediction": summary["prediction"],
+        "message": reported.reply and message(reported.reply, reported.prompt.thread_id),
+    }
+
+
+def _reported(usage: dict[str, Any], prompt: BuiltPrompt, models: Sequence[Model]) -> dict[str, Any]:
+    """The provider's own count in the words of `prediction`."""
+    reported = ReportedUsage.parse(usage)
+    model = find_model(models, prompt.explanation["provider"], prompt.explanation["model"])
+    return {
+        "cache_read_tokens": reported.cache_read_tokens,
+        "cache_write_tokens": reported.cache_write_tokens,
+        "uncached_tokens": reported.uncached_tokens,
+        "output_tokens": reported.output_tokens,
+        "cost_usd": model.cost_usd(reported.cache_read_tokens, reported.cache_write_tokens, reported.uncached_tokens),
+    }

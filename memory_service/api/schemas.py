@@ -1,0 +1,349 @@
+"""The wire: what requests may hold, and what answers look like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+T = TypeVar("T")
+
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+MetadataPatch = Annotated[dict[MetadataKey, MetadataValue | None], Field(max_length=32)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Instructions = Annotated[str, StringConstraints(min_length=1, max_length=1_000_000)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Provider = Literal["anthropic", "openai", "echo"]
+Blocks = Annotated[list[dict[str, Any]], Field(min_length=1)]
+Content = Annotated[
+    str | list[dict[str, Any]],
+    Field(description="Text, or content blocks in Anthropic's format; kept byte for byte."),
+]
+Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+class Input(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Document(Input):
+    """A text that stands in the system part of every prompt."""
+
+    text: Annotated[str, StringConstraints(min_length=1)]
+    title: Annotated[str, StringConstraints(max_length=512)] | None = None
+
+
+class Strategy(Input):
+    """How the window is cut: `auto` trims rarely and deeply, `sliding` each turn, `disabled` never."""
+
+    type: Literal["auto", "last_messages", "disabled", "sliding"]
+    last_messages: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+    @model_validator(mode="after")
+    def _last_messages_with_its_type(self) -> Strategy:
+        if (self.type == "last_messages") != (self.last_messages is not None):
+            raise ValueError("last_messages (a number) goes with type last_messages, and only with it")
+        return self
+
+
+Tools = Annotated[list[dict[str, Any]], Field(max_length=128, description="Tools in Anthropic's format.")]
+Documents = Annotated[list[Document], Field(max_length=100)]
+
+
+class MessageInput(Input):
+    role: Literal["user", "assistant"]
+    content: Content
+    metadata: Metadata = {}
+
+
+class UserMessageInput(MessageInput):
+    role: Literal["user"]
+
+
+class ReplyInput(MessageInput):
+    role: Literal["assistant"] = "assistant"
+
+
+class ThreadCreate(Input):
+    user_id: Id | None = None
+    assistant_id: Id | None = None
+    instructions: Instructions | None = None
+    tools: Tools | None = None
+    documents: Documents | None = None
+    metadata: Metadata = {}
+    truncation_strategy: Strategy | None = None
+    messages: Annotated[list[MessageInput], Field(max_length=1_000)] = []
+
+
+class ThreadUpdate(Input):
+    """What is given is set, null clears; `metadata` is merged, null removes a key."""
+
+    user_id: Id | None = None
+    assistant_id: Id | None = None
+    instructions: Instructions | None = None
+    tools: Tools | None = None
+    documents: Documents | None = None
+    metadata: MetadataPatch | None = None
+    truncation_strategy: Strategy | None = None
+
+
+class ForkInput(Input):
+    seq: Annotated[int, Field(ge=0, le=2**31 - 1, description="Last message of the copy.")]
+
+
+class MessagesCreate(Input):
+    """One message (`role`, `content`), or several at once (`messages`): all or none."""
+
+    role: Literal["user", "assistant"] | None = None
+    content: Content | None = None
+    metadata: Metadata | None = None
+    messages: Annotated[list[MessageInput], Field(min_length=1, max_length=1_000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> MessagesCreate:
+        single = self.role is not None or self.content is not None or self.metadata is not None
+        if self.messages is not None and single:
+            raise ValueError("send `role` and `content`, or `messages`, not both")
+        if self.messages is None and (self.role is None or self.content is None):
+            raise ValueError("send `role` and `content`, or `messages`")
+        return self
+
+
+class MessageUpdate(Input):
+    content: Content | None = None
+    metadata: MetadataPatch | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> MessageUpdate:
+        if "content" in self.model_fields_set and self.content is None:
+            raise ValueError("content cannot be null; delete the message instead")
+        return self
+
+
+class RecallInput(Input):
+    max_tokens: (
+        Annotated[int, Field(ge=0, le=1_000_000, description="Markup included, in the model's tokens.")] | None
+    ) = None
+    query: Annotated[str, StringConstraints(max_length=100_000)] | None = None
+
+
+class CacheInput(Input):
+    ttl: Literal["auto", "5m", "1h"] = "auto"
+
+
+class TextBlock(Input):
+    type: Literal["text"]
+    text: Annotated[str, StringConstraints(min_length=1)]
+
+
+class PromptCreate(Input):
+    provider: Provider | None = None
+    model: ModelName | None = None
+    max_prompt_tokens: Tokens | None = None
+    max_output_tokens: Tokens | None = None
+    truncation_strategy: Strategy | None = None
+    recall: RecallInput | Literal[False] | None = None
+    context: Annotated[list[TextBlock], Field(max_length=100)] = []
+    message: UserMessageInput | None = None
+    tools: Tools | None = None
+    cache: CacheInput | Literal[False] | None = None
+    dry_run: bool = False
+    refresh: bool = False
+
+
+class UsageReport(Input):
+    usage: dict[str, Any]
+    message: ReplyInput | None = None
+
+
+class AssistantDefaults(Input):
+    max_prompt_tokens: Tokens | None = None
+    max_output_tokens: Tokens | None = None
+    truncation_strategy: Strategy | None = None
+    recall: RecallInput | Literal[False] | None = None
+
+
+class AssistantCreate(Input):
+    name: Annotated[str, StringConstraints(max_length=256)] | None = None
+    model: ModelName | None = None
+    provider: Provider | None = None
+    instructions: Instructions | None = None
+    tools: Tools | None = None
+    documents: Documents | None = None
+    defaults: AssistantDefaults | None = None
+    metadata: Metadata = {}
+
+
+class AssistantUpdate(AssistantCreate):
+    metadata: MetadataPatch | None = None  # type: ignore[assignment]
+
+
+class SearchInput(Input):
+    q: Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+    user_id: Id
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
+
+
+# What answers look like. These document; the routes write the JSON, because content must keep its bytes.
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+    request_id: str
+
+
+class Page(BaseModel, Generic[T]):
+    object: Literal["list"]
+    data: list[T]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Deleted(BaseModel):
+    id: str
+    object: str
+    deleted: Literal[True]
+
+
+class Thread(BaseModel):
+    id: str
+    object: Literal["thread"]
+    created_at: str
+    user_id: str | None
+    assistant_id: str | None
+    instructions: str | None
+    tools: list[dict[str, Any]] | None
+    documents: list[dict[str, Any]] | None
+    metadata: dict[str, str]
+    truncation_strategy: dict[str, Any] | None
+    message_count: int
+    last_seq: int
+    pending_embeddings: int
+    active_run_id: str | None
+
+
+class Message(BaseModel):
+    id: str
+    object: Literal["message"]
+    thread_id: str
+    seq: int
+    role: Literal["user", "assistant"]
+    content: list[dict[str, Any]]
+    status: str
+    token_count: int
+    run_id: str | None
+    metadata: dict[str, str]
+    created_at: str
+
+
+class MessageList(BaseModel):
+    object: Literal["list"]
+    data: list[Message]
+
+
+class SearchHit(BaseModel):
+    message_id: str
+    thread_id: str
+    seq: int
+    role: Literal["user", "assistant"]
+    score: float
+    why: dict[str, float | None]
+    excerpt: str
+    message: Message
+
+
+class SearchHits(BaseModel):
+    object: Literal["list"]
+    data: list[SearchHit]
+
+
+class SectionTokens(BaseModel):
+    system: int
+    tools: int
+    summary: int
+    window: int
+    recall: int
+    volatile: int
+    total: int
+    limit: int
+
+
+class PredictionOut(BaseModel):
+    cache_read_tokens: int
+    cache_write_tokens: int
+    uncached_tokens: int
+    cost_usd: float | None
+    cost_usd_uncached: float | None
+
+
+class PromptSummary(BaseModel):
+    id: str | None
+    object: Literal["prompt"]
+    thread_id: str
+    status: Literal["built", "sent", "abandoned"]
+    created_at: str
+    provider: str
+    model: str
+    tokens: SectionTokens
+    prediction: PredictionOut
+    breakpoints: list[dict[str, Any]]
+    window: dict[str, Any]
+    recalled: list[dict[str, Any]]
+    omitted: list[dict[str, Any]]
+    breaks: list[dict[str, Any]]
+    repairs: list[dict[str, Any]]
+    prefix_digest: str
+    request_digest: str
+    usage: dict[str, Any] | None
+    reported: dict[str, Any] | None
+
+
+class Prompt(PromptSummary):
+    request: dict[str, Any] | None
+    request_missing: str | None
+
+
+class UsageAnswer(BaseModel):
+    object: Literal["usage_report"]
+    prompt_id: str
+    thread_id: str
+    usage: dict[str, Any]
+    reported: dict[str, Any]
+    prediction: PredictionOut
+    message: Message | None
+
+
+class Assistant(BaseModel):
+    id: str
+    object: Literal["assistant"]
+    created_at: str
+    name: str | None
+    model: str | None
+    provider: str | None
+    instructions: str | None
+    tools: list[dict[str, Any]] | None
+    documents: list[dict[str, Any]] | None
+    defaults: dict[str, Any] | None
+    metadata: dict[str, str]
+
+
+class ImportReport(BaseModel):
+    object: Literal["import"]
+    assistants: int
+    threads: int
+    messages: int
+    renamed: dict[str, str]
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+    version: str

@@ -1,0 +1,59 @@
+"""Export and import as NDJSON."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from memory_service.api import schemas
+from memory_service.api.deps import CanonicalRoute, Ctx, once
+from memory_service.services import transfer
+from memory_service.store.db import Session
+
+router = APIRouter(route_class=CanonicalRoute, tags=["transfer"])
+NDJSON = "application/x-ndjson"
+_IN_MEMORY_BYTES = 1_000_000
+
+
+@router.get(
+    "/threads/{thread_id}/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "One JSON object a line."}},
+)
+async def export_thread(context: Ctx, thread_id: str) -> StreamingResponse:
+    """The thread, its assistant and its messages, byte for byte."""
+    lines = await transfer.export_thread(context.runtime, context.project_id, thread_id)
+    return StreamingResponse(lines, media_type=NDJSON)
+
+
+@router.post(
+    "/import",
+    status_code=201,
+    response_model=schemas.ImportReport,
+    openapi_extra={"requestBody": {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}}},
+)
+async def import_lines(
+    context: Ctx,
+    request: Request,
+    ids: Annotated[Literal["keep", "fresh"], Query(description="`fresh` gives everything a new id.")] = "keep",
+) -> Response:
+    """Write exported lines, all or none. Ids are kept; one that is taken is replaced, and reported."""
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as body:
+        digest = hashlib.sha256()
+        async for chunk in request.stream():
+            digest.update(chunk)
+            body.write(chunk)
+        if context.call:
+            context = replace(context, call=replace(context.call, body=digest.digest() + ids.encode()))
+
+        async def effect(session: Session) -> Any:
+            body.seek(0)
+            report = await transfer.import_lines(context.runtime, session, body, context.now, keep_ids=ids == "keep")
+            return {"object": "import", **asdict(report)}
+
+        return await once(context, effect, status=201)

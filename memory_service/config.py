@@ -1,0 +1,47 @@
+"""Settings: `MEMORY_*` environment variables, read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Each field is an environment variable: its name in capitals after `MEMORY_`."""
+
+    model_config = SettingsConfigDict(env_prefix="MEMORY_", frozen=True, extra="ignore")
+
+    database_url: SecretStr | None = Field(
+        None,
+        description="Postgres with pgvector to use instead of the embedded one: postgresql://user:password@host/db.",
+    )
+    data_dir: Path = Field(
+        Path("~/.memory-service"), description="Where the embedded database and its first API key are kept."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    database_connections: int = Field(10, ge=1, le=500, description="Connections to the database, at most.")
+    max_body_bytes: int = Field(10_000_000, ge=1_000, description="Largest request body that is accepted.")
+    default_provider: Literal["anthropic", "openai", "echo"] = Field(
+        "anthropic",
+        description="Request form for a model that is not in the price table, when none is named.",
+    )
+    default_model: str | None = Field(
+        None, description="Model of prompts that name none and have no assistant with one."
+    )
+    models_file: Path | None = Field(
+        None,
+        description="JSON file whose entries replace or extend the price table shipped with the service.",
+    )
+    clock: Literal["system", "request"] = Field(
+        "system",
+        description="`request`: the header x-memory-now (epoch seconds) is the time of a request. For tests and replays.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged, at least.")
+
+    @property
+    def resolved_data_dir(self) -> Path:
+        return self.data_dir.expanduser()

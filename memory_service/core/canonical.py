@@ -1,0 +1,119 @@
+"""JSON whose bytes never move: the form in which content is stored and sent.
+
+A provider's prompt cache compares bytes. So content is brought into one form when it is written, and that text is what
+every later prompt repeats: no spaces, keys in the order they came, characters unescaped, and numbers exactly as the
+caller spelled them (a float would turn 1.10 into 1.1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from json.encoder import encode_basestring
+from typing import Any, NoReturn, Self
+
+from memory_service.errors import InvalidInput
+
+MAX_DEPTH = 64
+
+
+class Number(float):
+    """A JSON number that remembers its spelling."""
+
+    literal: str
+
+    def __new__(cls, literal: str) -> Self:
+        number = super().__new__(cls, literal)
+        number.literal = literal
+        return number
+
+
+class Raw(str):
+    """Text that is canonical JSON already; `dumps` writes it as it stands."""
+
+
+def loads(text: str | bytes) -> Any:
+    """Parse JSON, keeping the spelling of numbers.
+
+    Raises InvalidInput (`invalid_json`) with the position for anything that is not JSON in UTF-8.
+    """
+    try:
+        return json.loads(text, parse_float=Number, parse_int=_parse_int, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(
+            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            code="invalid_json",
+            position=error.pos,
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"The body is not valid UTF-8 at byte {error.start}; send JSON encoded as UTF-8.",
+            code="invalid_json",
+            position=error.start,
+        ) from None
+    except RecursionError:
+        raise InvalidInput(
+            f"The body is nested too deeply; at most {MAX_DEPTH} levels are accepted.", code="invalid_json"
+        ) from None
+
+
+def dumps(value: Any) -> str:
+    """Write canonical JSON. Equal input gives equal text."""
+    if isinstance(value, Raw):
+        return str(value)
+    if isinstance(value, str):
+        return encode_basestring(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join([f"{encode_basestring(k)}:{dumps(v)}" for k, v in value.items()]) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join([dumps(item) for item in value]) + "]"
+    if isinstance(value, Number):
+        return value.literal
+    return json.dumps(value, allow_nan=False)
+
+
+def check_text(value: Any, field: str) -> None:
+    """Refuse what neither Postgres nor a provider can carry, naming the field.
+
+    Raises InvalidInput (`invalid_text`) for U+0000, lone surrogates and nesting over MAX_DEPTH.
+    """
+    _check(value, field, MAX_DEPTH)
+
+
+def _check(value: Any, field: str, depth: int) -> None:
+    if depth == 0:
+        raise InvalidInput(
+            f"`{field}` is nested too deeply; at most {MAX_DEPTH} levels are accepted.", code="invalid_json"
+        )
+    if isinstance(value, str):
+        _check_string(value, field)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_string(key, f"{field} (a key)")
+            _check(item, f"{field}.{key}", depth - 1)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check(item, f"{field}[{index}]", depth - 1)
+
+
+def _check_string(text: str, field: str) -> None:
+    if "\0" in text:
+        raise InvalidInput(f"`{field}` contains U+0000; remove it.", code="invalid_text", field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"`{field}` contains a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}; "
+            "send whole characters (a surrogate pair or UTF-8).",
+            code="invalid_text",
+            field=field.encode(errors="replace").decode(),
+        ) from None
+
+
+def _parse_int(literal: str) -> int | Number:
+    # "-0" is not 0 to a byte-wise reader, and int() refuses to parse thousands of digits.
+    return Number(literal) if literal == "-0" or len(literal) > 18 else int(literal)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidInput(f"The body is not valid JSON: {name} is not a JSON value.", code="invalid_json")

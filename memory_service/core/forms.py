@@ -1,0 +1,156 @@
+"""A prompt in the form a provider's SDK takes: `messages.create(**request)` or `chat.completions.create(**request)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from itertools import groupby
+from typing import Any
+
+from memory_service.core.canonical import Raw, dumps
+from memory_service.core.messages import Block, block_text
+from memory_service.core.prompt import Layout, Piece, Request
+
+_DEFAULT_MEDIA_TYPE = "application/octet-stream"
+
+
+def to_request(request: Request, layout: Layout, thread_id: str) -> dict[str, Any]:
+    """The keyword arguments for the provider's SDK. Blocks are `Raw`, so that `dumps` repeats their bytes."""
+    if request.provider == "openai":
+        return _openai(request, layout, thread_id)
+    return _anthropic(request, layout)
+
+
+def request_digest(request: Mapping[str, Any]) -> str:
+    return sha256(dumps(request).encode()).hexdigest()
+
+
+def _anthropic(request: Request, layout: Layout) -> dict[str, Any]:
+    stable = layout.stable
+    marker = None if request.ttl is None else _anthropic_marker(request.ttl)
+    marks = set(layout.marks)
+    system: list[Any] = [{"type": "text", "text": text} for text in (*stable.shared, *stable.own)]
+    tools: list[Any] = [dict(tool) for tool in stable.tools]
+    if marker:
+        if layout.mark_shared:
+            _mark_last(system[: len(stable.shared)] or tools, marker)
+        if -1 in marks:
+            _mark_last(system or tools, marker)
+    body: dict[str, Any] = {"model": request.model_name, "max_tokens": request.max_output_tokens}
+    if system:
+        body["system"] = system
+    if tools:
+        body["tools"] = tools
+    body["messages"] = [
+        {
+            "role": role,
+            "content": [
+                Raw(f'{piece.json[:-1]},"cache_control":{dumps(marker)}}}' if marker and i in marks else piece.json)
+                for i, piece in group
+            ],
+        }
+        for role, group in groupby(enumerate(layout.pieces), key=lambda pair: pair[1].role)
+    ]
+    return body
+
+
+def _anthropic_marker(ttl: str) -> dict[str, str]:
+    # The default TTL is left out: that is the oldest form, which every compatible server understands.
+    return {"type": "ephemeral", "ttl": ttl} if ttl != "5m" else {"type": "ephemeral"}
+
+
+def _mark_last(blocks: list[Any], marker: Mapping[str, str]) -> None:
+    if blocks:
+        blocks[-1]["cache_control"] = marker
+
+
+def _openai(request: Request, layout: Layout, thread_id: str) -> dict[str, Any]:
+    explicit = request.model.cache_rule == "openai_breakpoints" and request.ttl is not None
+    stable, marks = layout.stable, set(layout.marks) if explicit else set()
+    system: list[dict[str, Any]] = [{"type": "text", "text": text} for text in (*stable.shared, *stable.own)]
+    if explicit and layout.mark_shared and stable.shared:
+        _mark_openai(system[: len(stable.shared)])
+    if -1 in marks:
+        _mark_openai(system)
+    messages: list[Any] = []
+    if system:
+        messages.append({"role": "developer" if explicit else "system", "content": system})
+    numbered = list(enumerate(layout.pieces))
+    for (role, _), group in groupby(numbered, key=lambda pair: (pair[1].role, pair[1].volatile and explicit)):
+        pieces = list(group)
+        messages += _openai_assistant(pieces) if role == "assistant" else _openai_user(pieces, marks)
+    body: dict[str, Any] = {"model": request.model_name, "messages": messages}
+    if stable.tools:
+        body["tools"] = [_openai_tool(tool) for tool in stable.tools]
+    body["max_completion_tokens"] = request.max_output_tokens
+    if request.model.input_usd is not None and request.ttl is not None:
+        # Only OpenAI itself is sure to know these; a compatible server may refuse what it does not know.
+        body["prompt_cache_key"] = thread_id
+        if explicit:
+            body["prompt_cache_options"] = {"mode": "explicit"}
+    return body
+
+
+def _mark_openai(blocks: Sequence[dict[str, Any]]) -> None:
+    if blocks:
+        blocks[-1]["prompt_cache_breakpoint"] = {"mode": "explicit"}
+
+
+def _openai_user(pieces: Sequence[tuple[int, Piece]], marks: set[int]) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    for index, piece in pieces:
+        if piece.block.get("type") == "tool_result":
+            content: list[dict[str, Any]] = [{"type": "text", "text": block_text(piece.block)}]
+            messages.append({"role": "tool", "tool_call_id": piece.block["tool_use_id"], "content": content})
+        else:
+            content = [_openai_part(piece.block)]
+            parts += content
+        if index in marks:
+            _mark_openai(content)
+    return [*messages, {"role": "user", "content": parts}] if parts else messages
+
+
+def _openai_assistant(pieces: Sequence[tuple[int, Piece]]) -> list[dict[str, Any]]:
+    text = "\n".join(block_text(p.block) for _, p in pieces if p.block.get("type") == "text")
+    calls = [
+        {
+            "id": p.block["id"],
+            "type": "function",
+            "function": {"name": p.block["name"], "arguments": dumps(p.block["input"])},
+        }
+        for _, p in pieces
+        if p.block.get("type") == "tool_use"
+    ]
+    if not text and not calls:
+        return []
+    message: dict[str, Any] = {"role": "assistant", "content": text or None}
+    if calls:
+        message["tool_calls"] = calls
+    return [message]
+
+
+def _openai_part(block: Block) -> dict[str, Any]:
+    source = block.get("source")
+    source = source if isinstance(source, Mapping) else {}
+    if block.get("type") == "image":
+        return {"type": "image_url", "image_url": {"url": _url(source)}}
+    if block.get("type") == "document" and source.get("type") == "base64":
+        return {
+            "type": "file",
+            "file": {"filename": block.get("title") or "document", "file_data": _url(source)},
+        }
+    return {"type": "text", "text": block_text(block) or dumps(block)}
+
+
+def _url(source: Mapping[str, Any]) -> str:
+    if source.get("type") == "base64":
+        return f"data:{source.get('media_type', _DEFAULT_MEDIA_TYPE)};base64,{source.get('data', '')}"
+    return str(source.get("url", ""))
+
+
+def _openai_tool(tool: Block) -> dict[str, Any]:
+    function = {"name": tool["name"], "parameters": tool.get("input_schema", {"type": "object"})}
+    if "description" in tool:
+        function["description"] = tool["description"]
+    return {"type": "function", "function": function}

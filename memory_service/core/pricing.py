@@ -1,0 +1,71 @@
+"""What tokens cost, and the limits that go with a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+_VERSION = re.compile(r"(?:[-@](?:latest|\d{8}|\d{4}-\d{2}-\d{2}))?")
+
+# How the provider's prompt cache finds a prefix: at marked breakpoints, or the longest prefix it has seen.
+CacheRule = Literal["anthropic_breakpoints", "openai_breakpoints", "longest_prefix"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One line of the price table. Prices are USD per million tokens; None where nobody published one."""
+
+    name: str
+    provider: str
+    cache_rule: CacheRule
+    input_usd: float | None = None
+    output_usd: float | None = None
+    cache_read_usd: float | None = None
+    cache_write_ratio: float = 1.0
+    cache_write_1h_ratio: float | None = None
+    min_cacheable_tokens: int = 0
+    context_tokens: int | None = None
+    price_cliff_tokens: int | None = None
+    ttl_seconds: int | None = None
+    tokens_per_o200k_token: float = 1.0
+
+    @property
+    def read_ratio(self) -> float | None:
+        """r: price of a token read from the prompt cache over an input token's."""
+        if self.input_usd is None or self.cache_read_usd is None or self.input_usd == 0:
+            return None
+        return self.cache_read_usd / self.input_usd
+
+    def write_ratio(self, ttl: str) -> float | None:
+        """w: price of a token written to the prompt cache over an input token's."""
+        if self.input_usd is None:
+            return None
+        return self.cache_write_1h_ratio if ttl == "1h" and self.cache_write_1h_ratio else self.cache_write_ratio
+
+    def cost_usd(self, read: int, written: int, uncached: int, ttl: str = "5m") -> float | None:
+        """Price of a request's input; None when the model's prices are not known."""
+        write_ratio, read_ratio = self.write_ratio(ttl), self.read_ratio
+        if self.input_usd is None or write_ratio is None or read_ratio is None:
+            return None
+        return self.input_usd * (uncached + written * write_ratio + read * read_ratio) / 1e6
+
+
+def find_model(table: Sequence[Model], provider: str, name: str) -> Model:
+    """The table's entry for a model or a dated version of it; for an unknown model one without prices."""
+    for model in table:
+        if model.provider == provider and _is_version_of(name, model.name):
+            return model
+    rule: CacheRule = "anthropic_breakpoints" if provider == "anthropic" else "longest_prefix"
+    return Model(name=name, provider=provider, cache_rule=rule)
+
+
+def provider_of(table: Sequence[Model], name: str) -> str | None:
+    """The provider that sells a model of this name, as far as the table knows."""
+    return next((model.provider for model in table if _is_version_of(name, model.name)), None)
+
+
+def _is_version_of(name: str, model: str) -> bool:
+    """`gpt-4o-2024-08-06` is a version of `gpt-4o`; `gpt-4o-mini` is another model, with prices of its own."""
+    return name.startswith(model) and _VERSION.fullmatch(name, len(model)) is not None

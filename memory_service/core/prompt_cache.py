@@ -1,0 +1,83 @@
+"""How a provider's prompt cache behaves, as far as a prediction needs it.
+
+Anthropic's rules: an entry is written at each breakpoint, for the exact blocks up to there; a request reads the longest
+entry found by walking back at most 20 positions from each of its breakpoints; a prefix below the model's minimum is not
+cached; an entry lives for its TTL, counted anew from the start of each request that reads it. Other providers find the
+longest prefix they have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from memory_service.core.pricing import Model
+
+LOOK_BACK_POSITIONS = 20
+MAX_BREAKPOINTS = 4
+_KEPT_ENTRIES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place where a prefix can end: the digest of all up to it, and the estimated tokens up to it."""
+
+    digest: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A prefix that the provider holds until `expires_at` (epoch seconds; None where no TTL is known)."""
+
+    digest: str
+    tokens: int
+    expires_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Input tokens of one request, split as the provider will bill them."""
+
+    cache_read_tokens: int
+    cache_write_tokens: int
+    uncached_tokens: int
+
+
+def predict(
+    positions: Sequence[Position],
+    breakpoints: Sequence[int],
+    total_tokens: int,
+    entries: Sequence[Entry],
+    model: Model,
+    ttl_seconds: int | None,
+    now: float,
+) -> tuple[Prediction, tuple[Entry, ...]]:
+    """Predict the billing of a request, and what the provider holds after it.
+
+    `breakpoints` are indexes into `positions`, ascending.
+    """
+    alive = {e.digest: e for e in entries if e.expires_at is None or e.expires_at >= now}
+    longest_prefix = model.cache_rule == "longest_prefix"
+    ends = [len(positions) - 1] if longest_prefix and positions else list(breakpoints)
+    cacheable = [i for i in ends if positions[i].tokens >= model.min_cacheable_tokens]
+    reach = len(positions) if longest_prefix else LOOK_BACK_POSITIONS
+    read_at = max((found for i in cacheable if (found := _walk_back(positions, i, reach, alive)) >= 0), default=-1)
+    read = positions[read_at].tokens if read_at >= 0 else 0
+    last = positions[max(cacheable)].tokens if cacheable else 0
+    written = max(0, last - read) if model.cache_rule != "longest_prefix" else 0
+    expires_at = None if ttl_seconds is None else now + ttl_seconds
+    # A cache of longest prefixes can be met at any earlier place; the breakpoints are where the next prompt turns off.
+    held = sorted({*cacheable, *(breakpoints if longest_prefix else ()), *([read_at] if read_at >= 0 else [])})
+    fresh = tuple(Entry(positions[i].digest, positions[i].tokens, expires_at) for i in held)
+    kept = tuple(e for e in alive.values() if e.digest not in {f.digest for f in fresh})
+    after = sorted((*kept, *fresh), key=lambda e: (e.expires_at or inf, e.tokens))[-_KEPT_ENTRIES:]
+    return Prediction(read, written, max(0, total_tokens - read - written)), tuple(after)
+
+
+def _walk_back(positions: Sequence[Position], start: int, reach: int, alive: dict[str, Entry]) -> int:
+    for index in range(start, max(-1, start - reach), -1):
+        if positions[index].digest in alive:
+            return index
+    return -1

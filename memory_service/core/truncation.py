@@ -1,0 +1,91 @@
+"""Where the window begins: rarely moved, deeply when it is, always on a turn boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+StrategyType = Literal["auto", "last_messages", "disabled", "sliding"]
+TrimReason = Literal["over_ceiling", "cold", "last_messages", "fresh"]
+
+
+@dataclass(frozen=True, slots=True)
+class TruncationStrategy:
+    """`last_messages` is the number of messages to keep, for the strategy of that name."""
+
+    type: StrategyType = "auto"
+    last_messages: int | None = None
+
+    @property
+    def key(self) -> str:
+        return self.type if self.last_messages is None else f"{self.type}:{self.last_messages}"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSize:
+    """A turn as truncation sees it."""
+
+    first_seq: int
+    messages: int
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The window's first turn (an index into the turns given) and why it moved there, if it moved."""
+
+    index: int
+    reason: TrimReason | None
+
+
+def choose_cut(
+    turns: Sequence[TurnSize],
+    strategy: TruncationStrategy,
+    *,
+    ceiling: float,
+    low_water: float,
+    more_before: bool,
+    cold: bool,
+) -> Cut:
+    """Choose the first visible turn among `turns` (oldest first, from the lane's present cut on).
+
+    `more_before` says that the lane is new and the thread is longer than `turns`. `cold`: the provider has forgotten
+    the prefix, so that trimming costs nothing now. The newest turn always stays; whether it fits is the caller's
+    to check.
+    """
+    if strategy.type == "disabled" or not turns:
+        return Cut(0, None)
+    if strategy.type == "last_messages":
+        kept = _newest_messages(turns, strategy.last_messages or 1)
+        kept = max(kept, _newest_within(turns, ceiling))
+        return Cut(kept, "last_messages" if kept else None)
+    total = sum(turn.tokens for turn in turns)
+    if strategy.type == "sliding":
+        index = _newest_within(turns, ceiling)
+        return Cut(index, "over_ceiling" if index else None)
+    if total > ceiling or more_before:
+        index = _newest_within(turns, min(low_water, ceiling))
+        return Cut(index, "fresh" if more_before else "over_ceiling")
+    if cold and total > low_water:
+        return Cut(_newest_within(turns, low_water), "cold")
+    return Cut(0, None)
+
+
+def _newest_within(turns: Sequence[TurnSize], tokens: float) -> int:
+    """Index of the oldest turn such that it and all newer ones hold at most `tokens`; at least the newest is kept."""
+    index = len(turns) - 1
+    held = turns[index].tokens
+    while index > 0 and held + turns[index - 1].tokens <= tokens:
+        index -= 1
+        held += turns[index].tokens
+    return index
+
+
+def _newest_messages(turns: Sequence[TurnSize], count: int) -> int:
+    index = len(turns) - 1
+    held = turns[index].messages
+    while index > 0 and held + turns[index - 1].messages <= count:
+        index -= 1
+        held += turns[index].messages
+    return index

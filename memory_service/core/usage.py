@@ -1,0 +1,57 @@
+"""The `usage` object of a provider's response, whichever provider's it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from memory_service.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedUsage:
+    """Tokens of one request, split as they were billed."""
+
+    cache_read_tokens: int
+    cache_write_tokens: int
+    uncached_tokens: int
+    output_tokens: int
+
+    @property
+    def input_tokens(self) -> int:
+        return self.cache_read_tokens + self.cache_write_tokens + self.uncached_tokens
+
+    @classmethod
+    def parse(cls, usage: Mapping[str, Any]) -> Self:
+        """Anthropic's and OpenAI's usage (chat completions and responses).
+
+        Anthropic's `input_tokens` leaves cached tokens out, OpenAI's counts include them. Raises InvalidInput.
+        """
+        if "prompt_tokens" in usage or "input_tokens_details" in usage:
+            total = _count(usage, "prompt_tokens" if "prompt_tokens" in usage else "input_tokens")
+            details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+            read, written = _count(details, "cached_tokens"), _count(details, "cache_write_tokens")
+            output = _count(usage, "completion_tokens" if "completion_tokens" in usage else "output_tokens")
+            return cls(read, written, max(0, total - read - written), output)
+        if "input_tokens" in usage:
+            return cls(
+                _count(usage, "cache_read_input_tokens"),
+                _count(usage, "cache_creation_input_tokens"),
+                _count(usage, "input_tokens"),
+                _count(usage, "output_tokens"),
+            )
+        raise InvalidInput(
+            "`usage` has neither `input_tokens` (Anthropic) nor `prompt_tokens` (OpenAI); pass the provider's usage "
+            "object as it is.",
+            field="usage",
+        )
+
+
+def _count(usage: Any, key: str) -> int:
+    value = usage.get(key) if isinstance(usage, Mapping) else None
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise InvalidInput(f"`usage.{key}` must be a number of tokens.", field=f"usage.{key}")
+    return value

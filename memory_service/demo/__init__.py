@@ -1,0 +1,1 @@
+"""`memory-service demo`: a conversation of several days played through the REST API."""

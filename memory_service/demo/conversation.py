@@ -1,0 +1,30 @@
+"""What the demo plays: the messages of one conversation, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+Role = Literal["user", "assistant"]
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One message. `content` is text or Anthropic content blocks.
+
+    `expects` holds exact substrings of older messages that a good prompt for this message brings back.
+    """
+
+    role: Role
+    content: str | list[Block]
+    created_at: datetime | None = None
+    expects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    title: str
+    system: str | None
+    lines: list[Line]

@@ -1,0 +1,82 @@
+"""Every error the service raises on purpose, in one tree.
+
+    MemoryServiceError
+    ├── InvalidInput                 the caller can mend the request
+    │   ├── InvalidMessage           a message or its place in the thread is not valid
+    │   ├── PromptTooLarge           what must be in the prompt does not fit the budget
+    │   └── NoUserMessage            a prompt needs a thread that ends with a user message
+    ├── NotFound                     no such object in this project
+    ├── Conflict                     the request contradicts the present state
+    │   ├── IdempotencyConflict      one key, two different bodies
+    │   └── IdempotencyInProgress    the first request with this key has not finished (retry)
+    ├── Unauthenticated              missing, wrong or revoked API key
+    ├── PayloadTooLarge              the body is over the limit
+    └── Unavailable                  something we depend on is not there
+        └── DatabaseNotReady         unreachable, not migrated, or without pgvector
+
+Each class carries a stable `code`, which clients may switch on; HTTP statuses are decided in `api/errors.py`.
+Messages say what to change. They never quote message text or secrets.
+"""
+
+from __future__ import annotations
+
+
+class MemoryServiceError(Exception):
+    """Root of the tree. `details` is JSON-ready and shown to the caller."""
+
+    code = "internal"
+
+    def __init__(self, message: str, *, code: str | None = None, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        if code is not None:
+            self.code = code
+
+
+class InvalidInput(MemoryServiceError):
+    code = "invalid_request"
+
+
+class InvalidMessage(InvalidInput):
+    code = "invalid_message"
+
+
+class PromptTooLarge(InvalidInput):
+    code = "prompt_too_large"
+
+
+class NoUserMessage(InvalidInput):
+    code = "no_user_message"
+
+
+class NotFound(MemoryServiceError):
+    code = "not_found"
+
+
+class Conflict(MemoryServiceError):
+    code = "conflict"
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+
+
+class IdempotencyInProgress(Conflict):
+    code = "idempotency_in_progress"
+
+
+class Unauthenticated(MemoryServiceError):
+    code = "unauthenticated"
+
+
+class PayloadTooLarge(MemoryServiceError):
+    code = "payload_too_large"
+
+
+class Unavailable(MemoryServiceError):
+    code = "unavailable"
+
+
+class DatabaseNotReady(Unavailable):
+    code = "database_not_ready"

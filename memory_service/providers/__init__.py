@@ -1,0 +1,1 @@
+"""The only vendor packages. Imported lazily where they are heavy."""

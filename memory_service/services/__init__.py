@@ -1,0 +1,1 @@
+"""The sequence of steps, where two or more collaborators meet."""

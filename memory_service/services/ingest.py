@@ -1,0 +1,184 @@
+"""Messages on their way in: checked, canonicalised, counted and indexed once; and changed with the same care."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from memory_service.core.canonical import dumps, loads
+from memory_service.core.content import check_content
+from memory_service.core.images import media_tokens
+from memory_service.core.messages import (
+    THINKING_TYPES,
+    Block,
+    Tail,
+    block_text,
+    extend_tail,
+    tool_use_ids,
+)
+from memory_service.core.recall import index_entry
+from memory_service.errors import InvalidMessage
+from memory_service.runtime import Runtime, new_id
+from memory_service.store import messages as message_store
+from memory_service.store import prompts as prompt_store
+from memory_service.store.db import Session
+from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.threads import ThreadRecord
+
+MAX_MESSAGES_PER_APPEND = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message as it came in. `field` is where in the request it stood, for error messages."""
+
+    role: str
+    content: Any
+    field: str
+    metadata: Mapping[str, str]
+    id: str | None = None
+    created_at: datetime | None = None
+    status: str = "completed"
+    run_id: str | None = None
+
+
+async def prepare(runtime: Runtime, drafts: Sequence[Draft], now: datetime) -> list[NewMessage]:
+    """Do all that needs no database. Raises InvalidMessage naming the field and the remedy."""
+    checked = [check_content(draft.role, draft.content, f"{draft.field}content") for draft in drafts]
+    counts = await runtime.count([_counted_text(content) for content in checked])
+    thinking = await runtime.count([_thinking_text(content) for content in checked])
+    return [
+        NewMessage(
+            id=draft.id or new_id("msg", now),
+            role=draft.role,
+            content=dumps(content),
+            text=_text(content),
+            tool_use_ids=tuple(tool_use_ids(content)),
+            counts=replace(count, messages=1, images=sum(map(media_tokens, content))),
+            thinking_tokens=thought.latin + thought.other,
+            metadata=draft.metadata,
+            created_at=draft.created_at or now,
+            status=draft.status,
+            run_id=draft.run_id,
+        )
+        for draft, content, count, thought in zip(drafts, checked, counts, thinking, strict=True)
+    ]
+
+
+async def append(
+    session: Session,
+    thread: ThreadRecord,
+    messages: Sequence[NewMessage],
+    fields: Sequence[str],
+    seqs: Sequence[int | None] | None = None,
+) -> list[MessageRecord]:
+    """Append prepared messages to a thread whose row this transaction holds. All or none.
+
+    `fields[i]` is where message i stood in the request. `seqs` is for copies of a thread from which messages were
+    deleted: it may leave gaps. Raises InvalidMessage.
+    """
+    tail = thread.tail
+    placed: list[tuple[int, NewMessage, bytes]] = []
+    seq = thread.last_seq
+    for message, field, given in zip(messages, fields, seqs or [None] * len(messages), strict=True):
+        tail = extend_tail(tail, message.role, loads(message.content), f"{field}content")
+        if given is not None and given <= seq:
+            raise InvalidMessage(f"`{field}seq` is {given}, but the message before has {seq}.", field=f"{field}seq")
+        seq = given if given is not None else seq + 1
+        placed.append((seq, message, index_entry(seq, message.text)))
+    return await message_store.append(session, thread, placed, tail)
+
+
+def with_id(message: NewMessage, id: str) -> NewMessage:
+    return replace(message, id=id)
+
+
+async def edit(
+    session: Session,
+    thread: ThreadRecord,
+    message: MessageRecord,
+    new: NewMessage | None,
+    metadata: Mapping[str, str | None],
+) -> MessageRecord:
+    """Replace a message's content (None: keep it) and merge its metadata (None removes a key).
+
+    Raises InvalidMessage when a tool call and its result would come apart.
+    """
+    merged = {**(message.metadata or {}), **metadata}
+    kept = {key: value for key, value in merged.items() if value is not None}
+    if new is None:
+        new = copy_of(message, message.id)
+    edited = await message_store.replace(session, thread, message, new, index_entry(message.seq, new.text), kept)
+    if edited.content != message.content:
+        await _revalidate(session, thread, message.seq, deleted=0, action="edit")
+    return edited
+
+
+async def delete(session: Session, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
+    """Raises InvalidMessage when a tool result would lose its call."""
+    await message_store.bury(session, thread.pk, message.seq, now)
+    await _revalidate(session, thread, message.seq, deleted=1, action="delete")
+
+
+async def _revalidate(session: Session, thread: ThreadRecord, seq: int, *, deleted: int, action: str) -> None:
+    """Walk the whole thread once more: edits are rare, and a broken pair would make every later prompt invalid."""
+    tail = Tail()
+    for record in await message_store.range_of(session, thread.pk):
+        try:
+            tail = extend_tail(tail, record.role, loads(record.content), f"message {record.id}")
+        except InvalidMessage as error:
+            raise InvalidMessage(
+                f"This {action} would break tool calls apart: {error.message} Change or delete that message first.",
+                code="tool_pair_broken",
+                message_id=record.id,
+            ) from error
+    await message_store.set_tail(session, thread.pk, tail, deleted=deleted)
+    await prompt_store.mark_edited(session, thread.pk, seq)
+
+
+def copy_of(record: MessageRecord, id: str) -> NewMessage:
+    """A stored message as one that can be written, under an id of its own."""
+    content: Sequence[Block] = loads(record.content)
+    return NewMessage(
+        id=id,
+        role=record.role,
+        content=record.content,
+        text=_text(content),
+        tool_use_ids=tuple(tool_use_ids(content)),
+        counts=record.counts,
+        thinking_tokens=record.thinking_tokens,
+        metadata=record.metadata or {},
+        created_at=record.created_at,
+        status=record.status,
+    )
+
+
+def _text(content: Sequence[Block]) -> str:
+    """What recall indexes."""
+    return "\n".join(filter(None, map(block_text, content)))
+
+
+def _counted_text(content: Sequence[Block]) -> str:
+    """The text that a provider will count: tool calls as JSON, thinking and media apart."""
+    return "\n".join(_counted_block(block) for block in content)
+
+
+def _counted_block(block: Block) -> str:
+    kind = block.get("type")
+    if kind in THINKING_TYPES or kind == "image":
+        return ""
+    if kind == "tool_use":
+        return f"{block['name']} {dumps(block['input'])}"
+    if kind in ("text", "tool_result", "document"):
+        return block_text(block)
+    return dumps(block)
+
+
+def _thinking_text(content: Sequence[Block]) -> str:
+    return "\n".join(
+        str(block.get("thinking") or block.get("data") or "")
+        for block in content
+        if block.get("type") in THINKING_TYPES
+    )

@@ -1,0 +1,320 @@
+"""What a prompt is planned from, and the plan itself. Reads only; nothing is stored here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from memory_service.core import prompt as engine
+from memory_service.core.budget import default_limit, default_recall_tokens
+from memory_service.core.canonical import dumps, loads
+from memory_service.core.lane import Lane, Volatile
+from memory_service.core.messages import Block, Message, extend_tail
+from memory_service.core.pricing import Model, find_model, provider_of
+from memory_service.core.prompt import Prompt, Request, StablePart, Window
+from memory_service.core.recall import Candidate, Recalled, escape, pack, rank, render_block
+from memory_service.core.tokens import Scale, TokenCounts, TokenEstimate
+from memory_service.core.truncation import TruncationStrategy
+from memory_service.errors import InvalidInput
+from memory_service.runtime import Runtime
+from memory_service.services.search import excerpt_of
+from memory_service.store import messages as message_store
+from memory_service.store import prompts as prompt_store
+from memory_service.store import recall as recall_store
+from memory_service.store.db import Session
+from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.threads import AssistantRecord, ThreadRecord, get_assistant
+
+DEFAULT_MAX_OUTPUT_TOKENS = 4_096
+_FIRST_PAGE = 200
+_RANKED_PASSAGES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RecallSpec:
+    """`max_tokens` includes the markup; None takes the default. `query` replaces the user's own text."""
+
+    enabled: bool = True
+    max_tokens: int | None = None
+    query: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSpec:
+    """What the caller asked for; None where it left the choice to the assistant or to us."""
+
+    provider: str | None = None
+    model: str | None = None
+    max_prompt_tokens: int | None = None
+    max_output_tokens: int | None = None
+    strategy: TruncationStrategy | None = None
+    recall: RecallSpec | None = None
+    context: tuple[str, ...] = ()
+    tools: tuple[Block, ...] | None = None
+    ttl: str | None = "5m"  # None: no breakpoints
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A prompt that is ready to be stored, and what it was planned from."""
+
+    thread: ThreadRecord
+    request: Request
+    prompt: Prompt
+    window: Window
+    recalled: tuple[Recalled, ...]
+
+
+async def plan(
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    spec: PromptSpec,
+    new: NewMessage | None,
+    now: datetime,
+) -> Plan:
+    """Plan the next prompt of a thread, with `new` as if it had been appended.
+
+    Raises NoUserMessage, PromptTooLarge, InvalidInput, InvalidMessage.
+    """
+    assistant = await get_assistant(session, thread.assistant_id) if thread.assistant_id else None
+    spec = _with_defaults(spec, thread, assistant)
+    request = settle(runtime, spec)
+    stable = await stable_part(runtime, thread, assistant, spec.tools)
+    scale = await _scale(session, request)
+    lane = await prompt_store.get_lane(session, thread.pk, request.lane_key)
+    messages, more_before = await _load(session, thread, lane, scale, request.max_prompt_tokens)
+    open_ids = thread.open_tool_use_ids
+    if new is not None:
+        content = loads(new.content)
+        open_ids = extend_tail(thread.tail, new.role, content, "message.content").open_tool_use_ids
+        messages.append(_new_message(new, thread.last_seq + 1))
+    engine.check_open_calls(open_ids, messages)
+    recall = spec.recall or RecallSpec()
+    context_text = _context_block(spec.context)
+    context_counts = runtime.counter.count(context_text)
+    reserve = recall.max_tokens if recall.max_tokens is not None else default_recall_tokens(request.max_prompt_tokens)
+    window = engine.plan_window(
+        request,
+        stable,
+        messages,
+        lane,
+        scale,
+        recall_reserve=reserve if recall.enabled else 0,
+        context_tokens=scale.ceil(context_counts),
+        more_before=more_before,
+        refresh=spec.refresh,
+        now=now.timestamp(),
+    )
+    recalled: tuple[Recalled, ...] = ()
+    if window.frozen is not None:
+        volatile = window.frozen
+    else:
+        left = window.volatile_tokens_left - scale.ceil(context_counts)
+        if recall.enabled:
+            recalled = await _recall(runtime, session, thread, window, recall.query, min(reserve, left), scale)
+        volatile = _volatile(runtime, recalled, context_text, scale)
+    prompt = engine.assemble(
+        request,
+        stable,
+        window,
+        volatile,
+        runtime.counter.count(volatile.recalled_text) + runtime.counter.count(volatile.context_text),
+        lane,
+        scale,
+        now.timestamp(),
+    )
+    return Plan(thread, request, prompt, window, recalled)
+
+
+def settle(runtime: Runtime, spec: PromptSpec) -> Request:
+    """Decide all that the caller left open. Raises InvalidInput."""
+    name = spec.model or runtime.settings.default_model
+    if name is None:
+        raise InvalidInput(
+            "`model` is missing; name a model, or give the thread an assistant that has one.", field="model"
+        )
+    provider = spec.provider or provider_of(runtime.models, name) or runtime.settings.default_provider
+    model = find_model(runtime.models, provider, name)
+    max_output_tokens = spec.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+    limit = spec.max_prompt_tokens or default_limit(model, max_output_tokens)
+    if model.context_tokens is not None and limit > model.context_tokens:
+        raise InvalidInput(
+            f"`max_prompt_tokens` is {limit}, but {name} takes {model.context_tokens} tokens at most.",
+            field="max_prompt_tokens",
+        )
+    return Request(
+        provider=provider,
+        model=model,
+        model_name=name,
+        max_prompt_tokens=limit,
+        max_output_tokens=max_output_tokens,
+        strategy=spec.strategy or TruncationStrategy(),
+        ttl=spec.ttl,
+    )
+
+
+async def stable_part(
+    runtime: Runtime,
+    thread: ThreadRecord,
+    assistant: AssistantRecord | None,
+    tools: Sequence[Block] | None,
+) -> StablePart:
+    """Tools and system text, from the most general to the most particular, with their counts."""
+    if tools is None:
+        chosen = thread.tools or (assistant.tools if assistant else None)
+        tools = loads(chosen) if chosen else ()
+    shared = _system_texts(assistant.instructions, assistant.documents) if assistant else ()
+    own = _system_texts(thread.instructions, thread.documents)
+    tool_counts, system_counts = await runtime.count([dumps(tools) if tools else "", "\n".join((*shared, *own))])
+    has_system = 1 if shared or own else 0
+    return StablePart(tuple(tools), shared, own, tool_counts, replace(system_counts, messages=has_system))
+
+
+def _system_texts(instructions: str | None, documents: str | None) -> tuple[str, ...]:
+    texts = [instructions] if instructions else []
+    for document in loads(documents) if documents else ():
+        title = f' title="{document["title"]}"' if document.get("title") else ""
+        texts.append(f"<document{title}>\n{document['text']}\n</document>")
+    return tuple(texts)
+
+
+def _with_defaults(spec: PromptSpec, thread: ThreadRecord, assistant: AssistantRecord | None) -> PromptSpec:
+    """The caller's choices first, then the thread's, then the assistant's."""
+    defaults = loads(assistant.defaults) if assistant and assistant.defaults else {}
+    strategy = thread.truncation_strategy and loads(thread.truncation_strategy)
+    strategy = strategy or defaults.get("truncation_strategy")
+    recall = defaults.get("recall")
+    return replace(
+        spec,
+        provider=spec.provider or (assistant.provider if assistant and not spec.model else None),
+        model=spec.model or (assistant.model if assistant else None),
+        max_prompt_tokens=spec.max_prompt_tokens or defaults.get("max_prompt_tokens"),
+        max_output_tokens=spec.max_output_tokens or defaults.get("max_output_tokens"),
+        strategy=spec.strategy or (TruncationStrategy(**strategy) if strategy else None),
+        recall=spec.recall
+        or (RecallSpec(enabled=False) if recall is False else RecallSpec(**recall) if recall else None),
+    )
+
+
+async def _scale(session: Session, request: Request) -> Scale:
+    estimate = await prompt_store.get_estimate(session, request.provider, request.model_name)
+    return (estimate or prior_estimate(request.model)).scaled()
+
+
+def prior_estimate(model: Model) -> TokenEstimate:
+    return TokenEstimate.prior(model.tokens_per_o200k_token)
+
+
+async def _load(
+    session: Session, thread: ThreadRecord, lane: Lane | None, scale: Scale, limit: int
+) -> tuple[list[Message], bool]:
+    """The lane's window, newest pages first, no further back than a prompt of `limit` tokens could show."""
+    first_seq = lane.first_seq if lane else 1
+    records: list[MessageRecord] = []
+    page_size, tokens = _FIRST_PAGE, 0.0
+    before = thread.last_seq
+    while before >= first_seq and tokens <= limit:
+        page = await message_store.range_of(session, thread.pk, first_seq=first_seq, last_seq=before, limit=page_size)
+        records = page + records
+        tokens += sum(scale.tokens(record.counts) for record in page)
+        if len(page) < page_size:
+            before = first_seq - 1
+            break
+        before = page[0].seq - 1
+        page_size *= 3
+    return [to_message(record) for record in records], before >= first_seq
+
+
+def to_message(record: MessageRecord, content: str | None = None) -> Message:
+    return Message(
+        seq=record.seq,
+        id=record.id,
+        role="assistant" if record.role == "assistant" else "user",
+        content=tuple(loads(content or record.content)),
+        counts=record.counts,
+        created_at=record.created_at,
+        thinking_tokens=record.thinking_tokens,
+    )
+
+
+def _new_message(new: NewMessage, seq: int) -> Message:
+    return Message(
+        seq=seq,
+        id=new.id,
+        role="assistant" if new.role == "assistant" else "user",
+        content=tuple(loads(new.content)),
+        counts=new.counts,
+        created_at=new.created_at,
+        thinking_tokens=new.thinking_tokens,
+    )
+
+
+async def _recall(
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    window: Window,
+    query: str | None,
+    max_tokens: int,
+    scale: Scale,
+) -> tuple[Recalled, ...]:
+    """Older messages that fit the question, best first."""
+    wanted = query if query is not None else window.open_turn.messages[0].text
+    if window.first_seq <= 1 or max_tokens <= 0 or not wanted:
+        return ()
+    index = await recall_store.thread_index(session, thread.pk, window.first_seq)
+    hits = rank(index, wanted, _RANKED_PASSAGES)
+    if not hits:
+        return ()
+    seqs = sorted({hit.seq for hit in hits})
+    records = await message_store.with_seqs(session, [thread.pk] * len(seqs), seqs)
+    by_seq = {record.seq: record for record in records}
+    candidates = []
+    for hit in hits:
+        if record := by_seq.get(hit.seq):
+            text, is_excerpt = excerpt_of(record, hit.passage)
+            candidates.append(Candidate(hit, record.id, record.role, text, is_excerpt, record.created_at))
+
+    def tokens_of(text: str) -> int:
+        return scale.ceil(runtime.counter.count(text))
+
+    packed = pack(candidates, max_tokens, tokens_of)
+    while packed and tokens_of(render_block(r.candidate for r in packed)) > max_tokens:
+        packed.pop()
+    return tuple(packed)
+
+
+def _volatile(runtime: Runtime, recalled: Sequence[Recalled], context_text: str, scale: Scale) -> Volatile:
+    recalled_text = render_block(r.candidate for r in recalled)
+    return Volatile(
+        recalled_text=recalled_text,
+        context_text=context_text,
+        recalled_tokens=_tokens(scale, runtime.counter.count(recalled_text)),
+        context_tokens=_tokens(scale, runtime.counter.count(context_text)),
+        recalled=tuple(explain_recalled(r) for r in recalled),
+    )
+
+
+def _tokens(scale: Scale, counts: TokenCounts) -> int:
+    return scale.ceil(counts)
+
+
+def explain_recalled(recalled: Recalled) -> dict[str, object]:
+    candidate = recalled.candidate
+    return {
+        "message_id": candidate.message_id,
+        "seq": candidate.hit.seq,
+        "score": candidate.hit.score,
+        "why": {"words": candidate.hit.score, "vector": None},
+        "excerpt": candidate.is_excerpt,
+        "tokens": recalled.tokens,
+    }
+
+
+def _context_block(texts: Sequence[str]) -> str:
+    if not texts:
+        return ""
+    return "<request_context>\n" + "\n".join(map(escape, texts)) + "\n</request_context>"

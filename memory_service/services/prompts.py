@@ -1,0 +1,334 @@
+"""Prompts: build the next one, rebuild an old one, learn from what the provider reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from memory_service.core.canonical import dumps, loads
+from memory_service.core.forms import request_digest, to_request
+from memory_service.core.lane import Tail, Volatile, volatile_from_json
+from memory_service.core.messages import group_turns
+from memory_service.core.pricing import find_model
+from memory_service.core.prompt import Layout, Request, StablePart, render_pieces
+from memory_service.core.tokens import TokenCounts
+from memory_service.core.truncation import TruncationStrategy
+from memory_service.core.usage import ReportedUsage
+from memory_service.errors import Conflict
+from memory_service.runtime import Runtime, new_id
+from memory_service.services import ingest
+from memory_service.services.planning import Plan, PromptSpec, plan, prior_estimate, to_message
+from memory_service.store import idempotency
+from memory_service.store import messages as message_store
+from memory_service.store import prompts as prompt_store
+from memory_service.store.db import Session
+from memory_service.store.idempotency import Answer, IdempotentCall
+from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.prompts import PromptRecord
+from memory_service.store.threads import bump_version, get_thread
+
+_PLANNED_WITHOUT_LOCK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPrompt:
+    """A prompt as it is shown. `request` is None when a message it held was deleted since; `request_missing` says so."""
+
+    id: str | None
+    thread_id: str
+    status: str
+    created_at: datetime
+    explanation: Mapping[str, Any]
+    request: Mapping[str, Any] | None
+    request_missing: str | None = None
+    usage: str | None = None
+    reply_seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The answer to a usage report."""
+
+    prompt: BuiltPrompt
+    reply: MessageRecord | None
+
+
+async def build(
+    runtime: Runtime,
+    project_id: int,
+    thread_id: str,
+    spec: PromptSpec,
+    message: ingest.Draft | None,
+    now: datetime,
+    *,
+    dry_run: bool,
+    call: IdempotentCall | None,
+) -> BuiltPrompt:
+    """Build the next prompt of a thread, and append `message` first if one is given: both or none.
+
+    Planned outside the thread's lock, and again when the thread moved meanwhile; the third time under the lock, so that
+    a busy thread cannot starve anybody. A repeated `call` gets the first call's prompt. `dry_run` changes nothing.
+    """
+    prepared = await ingest.prepare(runtime, [message] if message else [], now)
+    new = prepared[0] if prepared else None
+    if dry_run:
+        async with runtime.db.read_only(project_id) as session:
+            thread = await get_thread(session, thread_id)
+            return _show(await plan(runtime, session, thread, spec, new, now), None, now)
+    for _ in range(_PLANNED_WITHOUT_LOCK):
+        async with runtime.db.read_only(project_id) as session:
+            thread = await get_thread(session, thread_id)
+            earlier = await idempotency.find(session, call, now) if call else None
+            planned = None if earlier else await plan(runtime, session, thread, spec, new, now)
+        if earlier:
+            return await get(runtime, project_id, thread_id, earlier.body)
+        async with runtime.db.transaction(project_id) as session:
+            thread = await get_thread(session, thread_id, lock=True)
+            if call and (earlier := await idempotency.claim(session, call, now)):
+                break
+            if planned and thread.version == planned.thread.version:
+                return await _store(session, planned, new, call, now)
+    else:
+        async with runtime.db.transaction(project_id) as session:
+            thread = await get_thread(session, thread_id, lock=True)
+            earlier = await idempotency.claim(session, call, now) if call else None
+            if earlier is None:
+                return await _store(session, await plan(runtime, session, thread, spec, new, now), new, call, now)
+    assert earlier
+    return await get(runtime, project_id, thread_id, earlier.body)
+
+
+async def _store(
+    session: Session, planned: Plan, new: NewMessage | None, call: IdempotentCall | None, now: datetime
+) -> BuiltPrompt:
+    """Message, plan and lane, in the caller's transaction, which holds the thread's row."""
+    thread, prompt = planned.thread, planned.prompt
+    if new is not None:
+        await ingest.append(session, thread, [new], ["message."])
+    shown = _show(planned, new_id("prompt", now), now)
+    stable = prompt.layout.stable
+    await prompt_store.save_stable_text(
+        session, thread.pk, stable.digest, dumps([stable.tools, stable.shared, stable.own])
+    )
+    version = await bump_version(session, thread.pk)
+    assert shown.id
+    await prompt_store.add_prompt(
+        session,
+        id=shown.id,
+        thread_pk=thread.pk,
+        thread_version=version,
+        lane_key=planned.request.lane_key,
+        stable_digest=stable.digest,
+        plan=dumps({**shown.explanation, "rebuild": _rebuild_facts(planned)}),
+        volatile=dumps(asdict(prompt.volatile)),
+        recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
+        now=now,
+    )
+    await prompt_store.save_lane(session, thread.pk, planned.request.lane_key, prompt.lane, now)
+    if call:
+        # The id is answer enough: the prompt is rebuilt from it, and storing requests would grow quadratically.
+        await idempotency.record(session, call, Answer(201, shown.id), now)
+    return shown
+
+
+def _rebuild_facts(planned: Plan) -> dict[str, Any]:
+    request, prompt = planned.request, planned.prompt
+    return {
+        "provider": request.provider,
+        "model": request.model_name,
+        "max_output_tokens": request.max_output_tokens,
+        "max_prompt_tokens": request.max_prompt_tokens,
+        "strategy": asdict(request.strategy),
+        "ttl": request.ttl,
+        "first_seq": planned.window.first_seq,
+        "last_seq": planned.window.last_seq,
+        "marks": prompt.layout.marks,
+        "mark_shared": prompt.layout.mark_shared,
+        "counts": asdict(prompt.counts),
+        "tail": asdict(prompt.tail) if prompt.tail else None,
+    }
+
+
+def _show(planned: Plan, id: str | None, now: datetime) -> BuiltPrompt:
+    request = to_request(planned.request, planned.prompt.layout, planned.thread.id)
+    return BuiltPrompt(
+        id=id,
+        thread_id=planned.thread.id,
+        status="built",
+        created_at=now,
+        explanation=_explain(planned, request_digest(request)),
+        request=request,
+    )
+
+
+def _explain(planned: Plan, digest: str) -> dict[str, Any]:
+    prompt, window, request = planned.prompt, planned.window, planned.request
+    prediction, model, ttl = prompt.prediction, request.model, request.ttl or "5m"
+    moved = any(b.reason == "trimmed" for b in prompt.breaks)
+    first_seq = window.first_seq
+    return {
+        "provider": request.provider,
+        "model": request.model_name,
+        "tokens": asdict(prompt.tokens),
+        "prediction": {
+            **asdict(prediction),
+            "cost_usd": model.cost_usd(
+                prediction.cache_read_tokens, prediction.cache_write_tokens, prediction.uncached_tokens, ttl
+            ),
+            "cost_usd_uncached": model.cost_usd(0, 0, prompt.tokens.total),
+        },
+        "breakpoints": _explain_breakpoints(planned),
+        "window": {
+            "first_seq": first_seq,
+            "last_seq": window.last_seq,
+            "trimmed": moved,
+            "reason": window.trim_reason,
+        },
+        "recalled": list(prompt.volatile.recalled),
+        "omitted": [{"first_seq": 1, "last_seq": first_seq - 1, "reason": "before_window"}] if first_seq > 1 else [],
+        "breaks": [asdict(b) for b in prompt.breaks],
+        "repairs": [asdict(r) for r in prompt.repairs],
+        "prefix_digest": prompt.prefix_digest,
+        "request_digest": digest,
+    }
+
+
+def _explain_breakpoints(planned: Plan) -> list[dict[str, Any]]:
+    prompt = planned.prompt
+    layout = prompt.layout
+    places: list[dict[str, Any]] = [{"position": "assistant", "seq": None}] if layout.mark_shared else []
+    for mark in layout.marks:
+        places.append(
+            {"position": "message", "seq": layout.pieces[mark].seq}
+            if mark >= 0
+            else {"position": "system", "seq": None}
+        )
+    return [
+        {**place, "ttl": planned.request.ttl, "tokens_before": prompt.positions[at].tokens}
+        for place, at in zip(places, prompt.breakpoints, strict=False)
+    ]
+
+
+async def get(runtime: Runtime, project_id: int, thread_id: str, prompt_id: str) -> BuiltPrompt:
+    """A prompt with its request, rebuilt and proved by its digest. Raises NotFound."""
+    async with runtime.db.read_only(project_id) as session:
+        thread = await get_thread(session, thread_id)
+        record = await prompt_store.get_prompt(session, thread.pk, prompt_id)
+        return await _rebuild(runtime, session, thread.id, record)
+
+
+async def _rebuild(runtime: Runtime, session: Session, thread_id: str, record: PromptRecord) -> BuiltPrompt:
+    shown = show_stored(thread_id, record)
+    if record.volatile is None:
+        return replace(shown, request_missing="A message that this prompt recalled was deleted.")
+    facts = json.loads(record.plan)["rebuild"]
+    records = await message_store.range_of(
+        session, record.thread_pk, first_seq=facts["first_seq"], last_seq=facts["last_seq"]
+    )
+    revisions = await message_store.revisions_at(session, record.thread_pk, record.thread_version)
+    messages = [to_message(r, revisions.get(r.seq)) for r in records]
+    if not messages:
+        return replace(shown, request_missing="The messages of this prompt were deleted.")
+    tools, shared, own = loads(await prompt_store.get_stable_text(session, record.thread_pk, record.stable_digest))
+    volatile: Volatile = volatile_from_json(json.loads(record.volatile))
+    pieces, _ = render_pieces(group_turns(messages), volatile)
+    layout = Layout(
+        StablePart(tuple(tools), tuple(shared), tuple(own)),
+        pieces,
+        tuple(facts["marks"]),
+        facts["mark_shared"],
+    )
+    request = to_request(_request_of(runtime, facts), layout, thread_id)
+    if request_digest(request) != shown.explanation["request_digest"]:
+        return replace(shown, request_missing="A message of this prompt was deleted since it was built.")
+    return replace(shown, request=request)
+
+
+def _request_of(runtime: Runtime, facts: Mapping[str, Any]) -> Request:
+    return Request(
+        provider=facts["provider"],
+        model=find_model(runtime.models, facts["provider"], facts["model"]),
+        model_name=facts["model"],
+        max_prompt_tokens=facts["max_prompt_tokens"],
+        max_output_tokens=facts["max_output_tokens"],
+        strategy=TruncationStrategy(**facts["strategy"]),
+        ttl=facts["ttl"],
+    )
+
+
+def show_stored(thread_id: str, record: PromptRecord) -> BuiltPrompt:
+    """A stored prompt without its request."""
+    explanation = json.loads(record.plan)
+    del explanation["rebuild"]
+    return BuiltPrompt(
+        id=record.id,
+        thread_id=thread_id,
+        status=record.status,
+        created_at=record.built_at,
+        explanation=explanation,
+        request=None,
+        usage=record.usage,
+        reply_seq=record.reply_seq,
+    )
+
+
+async def report_usage(
+    runtime: Runtime,
+    session: Session,
+    thread_id: str,
+    prompt_id: str,
+    usage: Mapping[str, Any],
+    reply: NewMessage | None,
+    now: datetime,
+) -> Reported:
+    """Take what the provider reported for a prompt: mark it sent, append the reply, teach the token estimate.
+
+    A second report that says the same changes nothing; one that says something else is a Conflict. Raises NotFound,
+    InvalidInput, InvalidMessage.
+    """
+    reported = ReportedUsage.parse(usage)
+    thread = await get_thread(session, thread_id, lock=True)
+    record = await prompt_store.get_prompt(session, thread.pk, prompt_id)
+    verbatim = dumps(usage)
+    if record.usage is not None:
+        return await _reported_before(session, thread_id, record, verbatim)
+    appended = await ingest.append(session, thread, [reply], ["message."]) if reply else []
+    await prompt_store.mark_sent(session, record.pk, verbatim, appended[0].seq if appended else None, now)
+    facts = json.loads(record.plan)["rebuild"]
+    await _learn(session, runtime, facts, reported, now)
+    lane = await prompt_store.get_lane(session, thread.pk, record.lane_key)
+    if lane is not None and facts["tail"]:
+        sent = lane.after_sent(Tail(**facts["tail"]))
+        await prompt_store.save_lane(session, thread.pk, record.lane_key, sent, now)
+    await bump_version(session, thread.pk)
+    fresh = await prompt_store.get_prompt(session, thread.pk, prompt_id)
+    return Reported(show_stored(thread_id, fresh), appended[0] if appended else None)
+
+
+async def _reported_before(session: Session, thread_id: str, record: PromptRecord, verbatim: str) -> Reported:
+    if record.usage != verbatim:
+        raise Conflict(
+            "Another usage was reported for this prompt before; build a prompt for each request that is sent.",
+            code="usage_already_reported",
+        )
+    reply = None
+    if record.reply_seq is not None:
+        found = await message_store.with_seqs(session, [record.thread_pk], [record.reply_seq])
+        reply = found[0] if found else None
+    return Reported(show_stored(thread_id, record), reply)
+
+
+async def _learn(
+    session: Session, runtime: Runtime, facts: Mapping[str, Any], reported: ReportedUsage, now: datetime
+) -> None:
+    """Teach the estimate of the prompt's model. The echo provider reports predictions, from which nothing is learnt."""
+    provider, name = facts["provider"], facts["model"]
+    if provider == "echo" or reported.input_tokens <= 0:
+        return
+    held = await prompt_store.get_estimate(session, provider, name, lock=True)
+    estimate = held or prior_estimate(find_model(runtime.models, provider, name))
+    learnt = estimate.observe(TokenCounts(**facts["counts"]), reported.input_tokens)
+    await prompt_store.save_estimate(session, provider, name, learnt, now)

@@ -1,0 +1,101 @@
+"""Answers to POSTs, kept so that a retry gets the first answer instead of a second effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from memory_service.errors import IdempotencyConflict, IdempotencyInProgress
+
+KEPT = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotentCall:
+    """A POST that carries an Idempotency-Key."""
+
+    method: str
+    path: str
+    key: str
+    body: bytes
+
+    @property
+    def body_hash(self) -> bytes:
+        return sha256(self.body).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: str
+
+
+async def claim(session: AsyncSession, call: IdempotentCall, now: datetime) -> Answer | None:
+    """The answer given before, or None if the call is this transaction's to make.
+
+    Raises IdempotencyConflict when the key came with another body, IdempotencyInProgress while another transaction holds
+    it.
+    """
+    scope = f"{session.info['project_id']}\n{call.method}\n{call.path}\n{call.key}"
+    lock = int.from_bytes(sha256(scope.encode()).digest()[:8], signed=True)
+    if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": lock}):
+        raise IdempotencyInProgress(
+            "The first request with this Idempotency-Key is still running; send it again in a moment."
+        )
+    return await find(session, call, now)
+
+
+async def find(session: AsyncSession, call: IdempotentCall, now: datetime) -> Answer | None:
+    """The answer given before. Raises IdempotencyConflict when the key came with another body."""
+    found = await session.execute(
+        text(
+            "SELECT body_hash, status, answer FROM idempotency_records"
+            " WHERE method = :method AND path = :path AND key = :key AND created_at > :since"
+        ),
+        {"method": call.method, "path": call.path, "key": call.key, "since": now - KEPT},
+    )
+    row = found.first()
+    if row is None:
+        return None
+    if bytes(row.body_hash) != call.body_hash:
+        raise IdempotencyConflict("This Idempotency-Key was used with another body; use a new key for a new request.")
+    return Answer(row.status, row.answer)
+
+
+async def record(session: AsyncSession, call: IdempotentCall, answer: Answer, now: datetime) -> None:
+    await session.execute(
+        text(
+            "INSERT INTO idempotency_records (project_id, method, path, key, body_hash, status, answer, created_at)"
+            " VALUES (:project_id, :method, :path, :key, :body_hash, :status, :answer, :now)"
+            " ON CONFLICT (project_id, method, path, key) DO UPDATE SET"
+            " body_hash = excluded.body_hash, status = excluded.status, answer = excluded.answer,"
+            " created_at = excluded.created_at"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "method": call.method,
+            "path": call.path,
+            "key": call.key,
+            "body_hash": call.body_hash,
+            "status": answer.status,
+            "answer": answer.body,
+            "now": now,
+        },
+    )
+
+
+async def delete_expired(session: AsyncSession, now: datetime, limit: int = 1_000) -> int:
+    """Delete records that no retry can meet any more; for a transaction of the worker's."""
+    deleted = await session.execute(
+        text(
+            "DELETE FROM idempotency_records WHERE (project_id, method, path, key) IN"
+            " (SELECT project_id, method, path, key FROM idempotency_records WHERE created_at <= :until LIMIT :limit)"
+            " RETURNING 1"
+        ),
+        {"until": now - KEPT, "limit": limit},
+    )
+    return len(deleted.all())

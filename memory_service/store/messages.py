@@ -1,0 +1,325 @@
+"""Messages: append under the thread's row lock, read by `seq`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import insert, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from memory_service.core.canonical import dumps
+from memory_service.core.messages import Tail
+from memory_service.core.tokens import TokenCounts
+from memory_service.errors import InvalidMessage, NotFound
+from memory_service.store import tables
+from memory_service.store.pages import Page, PageQuery, fetch_page
+from memory_service.store.threads import ThreadRecord
+
+_MESSAGE = (
+    "thread_pk, seq, id, role, content, status, revision, latin_tokens, other_tokens, text_bytes, image_tokens,"
+    " thinking_tokens, run_id, metadata, created_at"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message that was checked and counted. `content` is canonical JSON."""
+
+    id: str
+    role: str
+    content: str
+    text: str
+    tool_use_ids: tuple[str, ...]
+    counts: TokenCounts
+    thinking_tokens: int
+    metadata: Mapping[str, str]
+    created_at: datetime
+    run_id: str | None = None
+    status: str = "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRecord:
+    thread_pk: int
+    seq: int
+    id: str
+    role: str
+    content: str
+    status: str
+    revision: int
+    latin_tokens: int
+    other_tokens: int
+    text_bytes: int
+    image_tokens: int
+    thinking_tokens: int
+    run_id: str | None
+    metadata: Mapping[str, str] | None
+    created_at: datetime
+
+    @property
+    def counts(self) -> TokenCounts:
+        return TokenCounts(1, self.latin_tokens, self.other_tokens, self.text_bytes, self.image_tokens)
+
+    @property
+    def token_count(self) -> int:
+        """o200k_base tokens of the content, and image tokens by size."""
+        return self.latin_tokens + self.other_tokens + self.image_tokens + self.thinking_tokens
+
+
+async def append(
+    session: AsyncSession,
+    thread: ThreadRecord,
+    placed: Sequence[tuple[int, NewMessage, bytes]],
+    tail: Tail,
+) -> list[MessageRecord]:
+    """Append (seq, message, recall index entry) to a thread whose row this transaction holds; `tail` is the new one.
+
+    Raises InvalidMessage when a tool_use id was used in the thread before, or a message id in the project.
+    """
+    project_id = session.info["project_id"]
+    rows = [
+        {
+            "thread_pk": thread.pk,
+            "seq": seq,
+            "project_id": project_id,
+            "id": message.id,
+            "role": message.role,
+            "content": message.content,
+            "status": message.status,
+            "latin_tokens": message.counts.latin,
+            "other_tokens": message.counts.other,
+            "text_bytes": message.counts.text_bytes,
+            "image_tokens": message.counts.images,
+            "thinking_tokens": message.thinking_tokens,
+            "run_id": message.run_id,
+            "metadata": dict(message.metadata) or None,
+            "created_at": message.created_at,
+        }
+        for seq, message, _ in placed
+    ]
+    try:
+        await session.execute(insert(tables.Message.__table__), rows)  # type: ignore[attr-defined]
+        uses = [
+            {"thread_pk": thread.pk, "seq": row["seq"], "project_id": project_id, "tool_use_id": id_}
+            for row, (_, message, _) in zip(rows, placed, strict=True)
+            for id_ in message.tool_use_ids
+        ]
+        if uses:
+            await session.execute(insert(tables.ToolUse.__table__), uses)  # type: ignore[attr-defined]
+    except IntegrityError as error:
+        raise _explain(error) from error
+    indexed = [
+        {"thread_pk": thread.pk, "seq": seq, "project_id": project_id, "terms": entry}
+        for seq, _, entry in placed
+        if entry
+    ]
+    if indexed:
+        await session.execute(insert(tables.MessageTerms.__table__), indexed)  # type: ignore[attr-defined]
+    await session.execute(
+        text(
+            "UPDATE threads SET last_seq = :last_seq, message_count = message_count + :count,"
+            " version = version + 1, last_role = :last_role, open_tool_use_ids = :open_ids WHERE pk = :pk"
+        ),
+        {
+            "pk": thread.pk,
+            "last_seq": placed[-1][0],
+            "count": len(placed),
+            "last_role": tail.last_role,
+            "open_ids": list(tail.open_tool_use_ids),
+        },
+    )
+    fields = MessageRecord.__slots__
+    return [MessageRecord(**{name: row.get(name, 1) for name in fields}) for row in rows]
+
+
+def _explain(error: IntegrityError) -> Exception:
+    constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+    if constraint == "tool_uses_pkey":
+        return InvalidMessage(
+            "A tool_use id of this message was used before in the thread; give each call an id of its own.",
+            code="duplicate_tool_use",
+        )
+    if constraint == "messages_project_id_id_key":
+        return InvalidMessage("A message with this id exists already.", code="id_taken")
+    return error
+
+
+async def get_message(session: AsyncSession, thread_pk: int, id: str) -> MessageRecord:
+    """Raises NotFound, for a deleted message too."""
+    found = await session.execute(
+        text(
+            f"SELECT {_MESSAGE} FROM messages WHERE project_id = :project_id AND id = :id"
+            " AND thread_pk = :thread_pk AND deleted_at IS NULL"
+        ),
+        {"project_id": session.info["project_id"], "id": id, "thread_pk": thread_pk},
+    )
+    row = found.first()
+    if row is None:
+        raise NotFound(f"There is no message {id!r} in this thread.", field="message_id")
+    return MessageRecord(**row._mapping)
+
+
+async def list_messages(session: AsyncSession, thread_pk: int, query: PageQuery) -> Page[MessageRecord]:
+    rows, has_more = await fetch_page(
+        session,
+        query,
+        columns=_MESSAGE,
+        table="messages",
+        key=("seq",),
+        where="thread_pk = :thread_pk AND deleted_at IS NULL",
+        parameters={"thread_pk": thread_pk},
+    )
+    return Page(tuple(MessageRecord(**row._mapping) for row in rows), has_more)
+
+
+async def range_of(
+    session: AsyncSession,
+    thread_pk: int,
+    *,
+    first_seq: int = 1,
+    last_seq: int | None = None,
+    limit: int | None = None,
+) -> list[MessageRecord]:
+    """Messages with first_seq <= seq <= last_seq in order; with `limit`, the newest that many of them."""
+    rows = await session.execute(
+        text(
+            f"SELECT {_MESSAGE} FROM messages WHERE thread_pk = :thread_pk AND seq >= :first_seq"
+            + (" AND seq <= :last_seq" if last_seq is not None else "")
+            + " AND deleted_at IS NULL ORDER BY seq "
+            + ("DESC LIMIT :limit" if limit is not None else "ASC")
+        ),
+        {"thread_pk": thread_pk, "first_seq": first_seq, "last_seq": last_seq, "limit": limit},
+    )
+    found = [MessageRecord(*row) for row in rows]
+    return found[::-1] if limit is not None else found
+
+
+async def with_seqs(session: AsyncSession, thread_pks: Sequence[int], seqs: Sequence[int]) -> list[MessageRecord]:
+    """The messages at (thread_pks[i], seqs[i]), in no particular order."""
+    rows = await session.execute(
+        text(
+            f"SELECT {', '.join('m.' + column.strip() for column in _MESSAGE.split(','))}"
+            " FROM unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[])) AS wanted (thread_pk, seq)"
+            " JOIN messages m ON m.thread_pk = wanted.thread_pk AND m.seq = wanted.seq WHERE m.deleted_at IS NULL"
+        ),
+        {"thread_pks": list(thread_pks), "seqs": list(seqs)},
+    )
+    return [MessageRecord(*row) for row in rows]
+
+
+async def replace(
+    session: AsyncSession,
+    thread: ThreadRecord,
+    message: MessageRecord,
+    new: NewMessage,
+    entry: bytes,
+    metadata: Mapping[str, str],
+) -> MessageRecord:
+    """Give a message a new revision; the old one is kept for the prompts that showed it. Raises InvalidMessage."""
+    place = {"thread_pk": thread.pk, "seq": message.seq}
+    if new.content != message.content:
+        await session.execute(
+            text(
+                "INSERT INTO message_revisions (thread_pk, seq, until_version, project_id, content)"
+                " VALUES (:thread_pk, :seq, :version, :project_id, :content)"
+            ),
+            {
+                **place,
+                "version": thread.version + 1,
+                "project_id": session.info["project_id"],
+                "content": message.content,
+            },
+        )
+        await session.execute(text("DELETE FROM message_terms WHERE thread_pk = :thread_pk AND seq = :seq"), place)
+        await session.execute(text("DELETE FROM tool_uses WHERE thread_pk = :thread_pk AND seq = :seq"), place)
+        if entry:
+            await session.execute(
+                insert(tables.MessageTerms.__table__),  # type: ignore[attr-defined]
+                {**place, "project_id": session.info["project_id"], "terms": entry},
+            )
+        try:
+            for id_ in new.tool_use_ids:
+                await session.execute(
+                    insert(tables.ToolUse.__table__),  # type: ignore[attr-defined]
+                    {**place, "project_id": session.info["project_id"], "tool_use_id": id_},
+                )
+        except IntegrityError as error:
+            raise _explain(error) from error
+    updated = await session.execute(
+        text(
+            "UPDATE messages SET content = :content, revision = revision + :edited, latin_tokens = :latin,"
+            " other_tokens = :other, text_bytes = :bytes, image_tokens = :images, thinking_tokens = :thinking,"
+            f" metadata = CAST(:metadata AS jsonb) WHERE thread_pk = :thread_pk AND seq = :seq RETURNING {_MESSAGE}"
+        ),
+        {
+            **place,
+            "content": new.content,
+            "edited": int(new.content != message.content),
+            "latin": new.counts.latin,
+            "other": new.counts.other,
+            "bytes": new.counts.text_bytes,
+            "images": new.counts.images,
+            "thinking": new.thinking_tokens,
+            "metadata": dumps(metadata) if metadata else None,
+        },
+    )
+    return MessageRecord(*updated.one())
+
+
+async def bury(session: AsyncSession, thread_pk: int, seq: int, now: datetime) -> None:
+    """Delete a message: a tombstone keeps its seq, and nothing keeps its text."""
+    place = {"thread_pk": thread_pk, "seq": seq}
+    for statement in (
+        "DELETE FROM message_terms WHERE thread_pk = :thread_pk AND seq = :seq",
+        "DELETE FROM message_revisions WHERE thread_pk = :thread_pk AND seq = :seq",
+        "DELETE FROM tool_uses WHERE thread_pk = :thread_pk AND seq = :seq",
+        "UPDATE prompts SET volatile = NULL WHERE thread_pk = :thread_pk AND :seq = ANY (recalled_seqs)",
+    ):
+        await session.execute(text(statement), place)
+    await session.execute(
+        text(
+            "UPDATE messages SET content = NULL, metadata = NULL, latin_tokens = 0, other_tokens = 0, text_bytes = 0,"
+            " image_tokens = 0, thinking_tokens = 0, deleted_at = :now WHERE thread_pk = :thread_pk AND seq = :seq"
+        ),
+        {**place, "now": now},
+    )
+
+
+async def set_tail(session: AsyncSession, thread_pk: int, tail: Tail, *, deleted: int) -> None:
+    """What an edit or a deletion leaves of the thread's end."""
+    await session.execute(
+        text(
+            "UPDATE threads SET version = version + 1, message_count = message_count - :deleted,"
+            " last_role = :last_role, open_tool_use_ids = :open_ids WHERE pk = :pk"
+        ),
+        {
+            "pk": thread_pk,
+            "deleted": deleted,
+            "last_role": tail.last_role,
+            "open_ids": list(tail.open_tool_use_ids),
+        },
+    )
+
+
+async def revisions_at(session: AsyncSession, thread_pk: int, version: int) -> dict[int, str]:
+    """For messages edited after thread version `version`: seq → what they said at that version."""
+    rows = await session.execute(
+        text(
+            "SELECT DISTINCT ON (seq) seq, content FROM message_revisions"
+            " WHERE thread_pk = :thread_pk AND until_version > :version ORDER BY seq, until_version"
+        ),
+        {"thread_pk": thread_pk, "version": version},
+    )
+    return {row.seq: row.content for row in rows}
+
+
+async def taken_ids(session: AsyncSession, ids: Sequence[str]) -> set[str]:
+    """Which of these message ids exist in the project, deleted ones included."""
+    rows = await session.execute(
+        text("SELECT id FROM messages WHERE project_id = :project_id AND id = ANY (:ids)"),
+        {"project_id": session.info["project_id"], "ids": list(ids)},
+    )
+    return set(rows.scalars())

@@ -1,0 +1,94 @@
+"""Projects (tenants) and their API keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from memory_service.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRecord:
+    id: str
+    project: str
+    name: str
+    hint: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+def hash_key(key: str) -> bytes:
+    """Keys are 256 random bits, so one SHA-256 is as good as a slow hash, and 300 ms faster."""
+    return sha256(key.encode()).digest()
+
+
+async def authenticate(session: AsyncSession, key: str) -> int | None:
+    """The project that a key belongs to; None for an unknown or revoked one."""
+    digest = hash_key(key)
+    await session.execute(text("SELECT set_config('memory.key_hash', :hash, true)"), {"hash": digest.hex()})
+    found = await session.execute(
+        text("SELECT project_id FROM api_keys WHERE hash = :hash AND revoked_at IS NULL"), {"hash": digest}
+    )
+    return found.scalar()
+
+
+async def ensure_project(session: AsyncSession, name: str, now: datetime) -> int:
+    await session.execute(
+        text("INSERT INTO projects (name, created_at) VALUES (:name, :now) ON CONFLICT (name) DO NOTHING"),
+        {"name": name, "now": now},
+    )
+    pk = await session.scalar(text("SELECT pk FROM projects WHERE name = :name"), {"name": name})
+    assert pk is not None
+    return int(pk)
+
+
+async def add_key(session: AsyncSession, *, project_id: int, id: str, name: str, key: str, now: datetime) -> None:
+    await session.execute(
+        text(
+            "INSERT INTO api_keys (id, project_id, name, hash, hint, created_at)"
+            " VALUES (:id, :project_id, :name, :hash, :hint, :now)"
+        ),
+        {
+            "id": id,
+            "project_id": project_id,
+            "name": name,
+            "hash": hash_key(key),
+            "hint": key[-4:],
+            "now": now,
+        },
+    )
+
+
+async def list_keys(session: AsyncSession, project: str | None) -> list[ApiKeyRecord]:
+    rows = await session.execute(
+        text(
+            "SELECT k.id, p.name, k.name, k.hint, k.created_at, k.revoked_at FROM api_keys k"
+            " JOIN projects p ON p.pk = k.project_id WHERE CAST(:project AS text) IS NULL OR p.name = :project"
+            " ORDER BY k.created_at, k.id"
+        ).bindparams(project=project),
+    )
+    return [ApiKeyRecord(*row) for row in rows]
+
+
+async def revoke_key(session: AsyncSession, id: str, now: datetime) -> None:
+    """Raises NotFound for an id that is no key's."""
+    revoked = await session.execute(
+        text("UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id RETURNING id"),
+        {"id": id, "now": now},
+    )
+    if revoked.first() is None:
+        raise NotFound(f"There is no API key with id {id!r}; `memory-service keys list` shows all.")
+
+
+async def key_exists(session: AsyncSession, key: str) -> bool:
+    return bool(
+        await session.scalar(
+            text("SELECT EXISTS (SELECT FROM api_keys WHERE hash = :hash AND revoked_at IS NULL)"),
+            {"hash": hash_key(key)},
+        )
+    )

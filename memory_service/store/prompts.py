@@ -1,0 +1,214 @@
+"""Prompts and what building them remembers: lanes, stable texts, token estimates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from memory_service.core.canonical import dumps
+from memory_service.core.lane import MAX_LANES, Lane
+from memory_service.core.tokens import TokenEstimate
+from memory_service.errors import NotFound
+from memory_service.store.pages import Page, PageQuery, fetch_page
+
+_PROMPT = (
+    "pk, id, thread_pk, status, lane_key, thread_version, stable_digest, plan, volatile, recalled_seqs, usage,"
+    " reply_seq, built_at, sent_at"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRecord:
+    """`plan`, `volatile` and `usage` are JSON; `volatile` is None once a message it quotes was deleted."""
+
+    pk: int
+    id: str
+    thread_pk: int
+    status: str
+    lane_key: str
+    thread_version: int
+    stable_digest: str
+    plan: str
+    volatile: str | None
+    recalled_seqs: Sequence[int]
+    usage: str | None
+    reply_seq: int | None
+    built_at: datetime
+    sent_at: datetime | None
+
+
+async def get_lane(session: AsyncSession, thread_pk: int, key: str) -> Lane | None:
+    state = await session.scalar(
+        text("SELECT state FROM lanes WHERE thread_pk = :thread_pk AND key = :key"),
+        {"thread_pk": thread_pk, "key": key},
+    )
+    return None if state is None else Lane.from_json(json.loads(state))
+
+
+async def save_lane(session: AsyncSession, thread_pk: int, key: str, lane: Lane, now: datetime) -> None:
+    """Store a lane; a thread keeps its newest MAX_LANES."""
+    await session.execute(
+        text(
+            "INSERT INTO lanes (thread_pk, key, project_id, state, updated_at)"
+            " VALUES (:thread_pk, :key, :project_id, :state, :now)"
+            " ON CONFLICT (thread_pk, key) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at"
+        ),
+        {
+            "thread_pk": thread_pk,
+            "key": key,
+            "project_id": session.info["project_id"],
+            "state": dumps(lane.to_json()),
+            "now": now,
+        },
+    )
+    await session.execute(
+        text(
+            "DELETE FROM lanes WHERE thread_pk = :thread_pk AND key IN (SELECT key FROM lanes"
+            " WHERE thread_pk = :thread_pk ORDER BY updated_at DESC, key OFFSET :kept)"
+        ),
+        {"thread_pk": thread_pk, "kept": MAX_LANES},
+    )
+
+
+async def mark_edited(session: AsyncSession, thread_pk: int, seq: int) -> None:
+    """Tell every lane of a thread that message `seq` changed."""
+    rows = await session.execute(
+        text("SELECT key, state FROM lanes WHERE thread_pk = :thread_pk"), {"thread_pk": thread_pk}
+    )
+    for key, state in rows.all():
+        await session.execute(
+            text("UPDATE lanes SET state = :state WHERE thread_pk = :thread_pk AND key = :key"),
+            {
+                "thread_pk": thread_pk,
+                "key": key,
+                "state": dumps(Lane.from_json(json.loads(state)).after_edit(seq).to_json()),
+            },
+        )
+
+
+async def save_stable_text(session: AsyncSession, thread_pk: int, digest: str, content: str) -> None:
+    await session.execute(
+        text(
+            "INSERT INTO stable_texts (thread_pk, digest, project_id, content)"
+            " VALUES (:thread_pk, :digest, :project_id, :content) ON CONFLICT (thread_pk, digest) DO NOTHING"
+        ),
+        {
+            "thread_pk": thread_pk,
+            "digest": digest,
+            "project_id": session.info["project_id"],
+            "content": content,
+        },
+    )
+
+
+async def get_stable_text(session: AsyncSession, thread_pk: int, digest: str) -> str:
+    content = await session.scalar(
+        text("SELECT content FROM stable_texts WHERE thread_pk = :thread_pk AND digest = :digest"),
+        {"thread_pk": thread_pk, "digest": digest},
+    )
+    assert content is not None
+    return str(content)
+
+
+async def add_prompt(
+    session: AsyncSession,
+    *,
+    id: str,
+    thread_pk: int,
+    thread_version: int,
+    lane_key: str,
+    stable_digest: str,
+    plan: str,
+    volatile: str,
+    recalled_seqs: Sequence[int],
+    now: datetime,
+) -> None:
+    await session.execute(
+        text(
+            "INSERT INTO prompts (id, thread_pk, project_id, lane_key, thread_version, stable_digest, plan, volatile,"
+            " recalled_seqs, built_at) VALUES (:id, :thread_pk, :project_id, :lane_key, :thread_version,"
+            " :stable_digest, :plan, :volatile, :recalled_seqs, :now)"
+        ),
+        {
+            "id": id,
+            "thread_pk": thread_pk,
+            "project_id": session.info["project_id"],
+            "lane_key": lane_key,
+            "thread_version": thread_version,
+            "stable_digest": stable_digest,
+            "plan": plan,
+            "volatile": volatile,
+            "recalled_seqs": list(recalled_seqs),
+            "now": now,
+        },
+    )
+
+
+async def get_prompt(session: AsyncSession, thread_pk: int, id: str) -> PromptRecord:
+    """Raises NotFound."""
+    found = await session.execute(
+        text(f"SELECT {_PROMPT} FROM prompts WHERE project_id = :project_id AND id = :id AND thread_pk = :thread_pk"),
+        {"project_id": session.info["project_id"], "id": id, "thread_pk": thread_pk},
+    )
+    row = found.first()
+    if row is None:
+        raise NotFound(f"There is no prompt {id!r} in this thread.", field="prompt_id")
+    return PromptRecord(*row)
+
+
+async def list_prompts(session: AsyncSession, thread_pk: int, query: PageQuery) -> Page[PromptRecord]:
+    rows, has_more = await fetch_page(
+        session,
+        query,
+        columns=_PROMPT,
+        table="prompts",
+        key=("pk",),
+        where="thread_pk = :thread_pk",
+        parameters={"thread_pk": thread_pk},
+    )
+    return Page(tuple(PromptRecord(*row) for row in rows), has_more)
+
+
+async def mark_sent(session: AsyncSession, pk: int, usage: str, reply_seq: int | None, now: datetime) -> None:
+    await session.execute(
+        text(
+            "UPDATE prompts SET status = 'sent', usage = :usage, reply_seq = :reply_seq, sent_at = :now WHERE pk = :pk"
+        ),
+        {"pk": pk, "usage": usage, "reply_seq": reply_seq, "now": now},
+    )
+
+
+async def get_estimate(session: AsyncSession, provider: str, model: str, *, lock: bool = False) -> TokenEstimate | None:
+    state = await session.scalar(
+        text(
+            "SELECT state FROM token_estimates WHERE project_id = :project_id AND provider = :provider AND model = :model"
+            + (" FOR UPDATE" if lock else "")
+        ),
+        {"project_id": session.info["project_id"], "provider": provider, "model": model},
+    )
+    return None if state is None else TokenEstimate.from_json(json.loads(state))
+
+
+async def save_estimate(
+    session: AsyncSession, provider: str, model: str, estimate: TokenEstimate, now: datetime
+) -> None:
+    await session.execute(
+        text(
+            "INSERT INTO token_estimates (project_id, provider, model, state, updated_at)"
+            " VALUES (:project_id, :provider, :model, :state, :now)"
+            " ON CONFLICT (project_id, provider, model) DO UPDATE SET state = excluded.state,"
+            " updated_at = excluded.updated_at"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "provider": provider,
+            "model": model,
+            "state": dumps(estimate.to_json()),
+            "now": now,
+        },
+    )

@@ -1,0 +1,42 @@
+"""Reading the recall index: a thread's, or all of a user's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadIndex:
+    """The index entries of one thread, oldest first, as `core.recall.rank` takes them."""
+
+    thread_pk: int
+    thread_id: str
+    index: bytes
+
+
+async def thread_index(session: AsyncSession, thread_pk: int, before_seq: int | None = None) -> bytes:
+    """The index of a thread, or of its part before a seq; empty when there is nothing."""
+    index = await session.scalar(
+        text(
+            "SELECT string_agg(terms, NULL ORDER BY seq) FROM message_terms WHERE thread_pk = :thread_pk"
+            + (" AND seq < :before_seq" if before_seq is not None else "")
+        ),
+        {"thread_pk": thread_pk, "before_seq": before_seq},
+    )
+    return bytes(index) if index is not None else b""
+
+
+async def user_indexes(session: AsyncSession, user_id: str) -> Sequence[ThreadIndex]:
+    rows = await session.execute(
+        text(
+            "SELECT t.pk, t.id, string_agg(m.terms, NULL ORDER BY m.seq) AS entries FROM threads t"
+            " JOIN message_terms m ON m.thread_pk = t.pk"
+            " WHERE t.project_id = :project_id AND t.user_id = :user_id GROUP BY t.pk, t.id ORDER BY t.pk"
+        ),
+        {"project_id": session.info["project_id"], "user_id": user_id},
+    )
+    return [ThreadIndex(row.pk, row.id, bytes(row.entries)) for row in rows]

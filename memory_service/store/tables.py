@@ -1,0 +1,289 @@
+"""The tables. Every one of a project's carries `project_id`, on which row-level security decides.
+
+Ids are unique within a project. Content is `text` holding canonical JSON, never `jsonb`, which would reorder its keys.
+The policies, roles and grants are in the migrations; `migrations/schema.sql` shows the whole.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+
+class Table(SQLModel):
+    metadata = metadata
+
+
+def _project() -> Any:
+    return Field(sa_column=Column(BigInteger, ForeignKey("projects.pk", ondelete="CASCADE"), nullable=False))
+
+
+def _threads_project() -> Any:
+    """The project of what belongs to a thread: its foreign key is the thread's, so that inserts check one less."""
+    return Field(sa_column=Column(BigInteger, nullable=False))
+
+
+def _text(*, null: bool = False, key: bool = False) -> Any:
+    return Field(sa_column=Column(Text, nullable=null, primary_key=key), default=None if null else ...)
+
+
+def _integer(default: int | None = 0) -> Any:
+    server_default = None if default is None else text(str(default))
+    return Field(sa_column=Column(Integer, nullable=False, server_default=server_default))
+
+
+def _time(*, null: bool = False) -> Any:
+    return Field(sa_column=Column(DateTime(timezone=True), nullable=null), default=None if null else ...)
+
+
+def _thread_pk(*, key: bool = True) -> Any:
+    return Field(
+        sa_column=Column(BigInteger, ForeignKey("threads.pk", ondelete="CASCADE"), primary_key=key, nullable=False)
+    )
+
+
+class Project(Table, table=True):
+    __tablename__ = "projects"
+    pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    name: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    created_at: datetime = _time()
+
+
+class ApiKey(Table, table=True):
+    """A key is shown once. `hash` is SHA-256 of it, `hint` its last four characters."""
+
+    __tablename__ = "api_keys"
+    id: str = _text(key=True)
+    project_id: int = _project()
+    name: str = _text()
+    hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
+    hint: str = _text()
+    created_at: datetime = _time()
+    revoked_at: datetime | None = _time(null=True)
+
+
+class Assistant(Table, table=True):
+    __tablename__ = "assistants"
+    __table_args__ = (UniqueConstraint("project_id", "id"), Index(None, "project_id", "created_at", "pk"))
+    pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    project_id: int = _project()
+    id: str = _text()
+    name: str | None = _text(null=True)
+    model: str | None = _text(null=True)
+    provider: str | None = _text(null=True)
+    instructions: str | None = _text(null=True)
+    tools: str | None = _text(null=True)
+    documents: str | None = _text(null=True)
+    defaults: str | None = _text(null=True)
+    attributes: dict[str, str] = Field(sa_column=Column("metadata", JSONB, nullable=False, server_default=text("'{}'")))
+    created_at: datetime = _time()
+
+
+class Thread(Table, table=True):
+    """`version` moves with every change that a prompt depends on; `last_seq` with every message."""
+
+    __tablename__ = "threads"
+    __table_args__ = (
+        UniqueConstraint("project_id", "id"),
+        Index(None, "project_id", "created_at", "pk"),
+        Index(None, "project_id", "user_id", "created_at", "pk", postgresql_where=text("user_id IS NOT NULL")),
+    )
+    pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    project_id: int = _project()
+    id: str = _text()
+    user_id: str | None = _text(null=True)
+    assistant_id: str | None = _text(null=True)
+    instructions: str | None = _text(null=True)
+    tools: str | None = _text(null=True)
+    documents: str | None = _text(null=True)
+    truncation_strategy: str | None = _text(null=True)
+    attributes: dict[str, str] = Field(sa_column=Column("metadata", JSONB, nullable=False, server_default=text("'{}'")))
+    version: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    last_seq: int = _integer()
+    message_count: int = _integer()
+    last_role: str | None = _text(null=True)
+    open_tool_use_ids: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'")))
+    created_at: datetime = _time()
+
+
+class Message(Table, table=True):
+    """A deleted message stays as a tombstone without content, so that `seq` has no gap nobody can explain.
+
+    Counts are of the content without thinking: o200k_base tokens by script, UTF-8 bytes, image tokens by size.
+    """
+
+    __tablename__ = "messages"
+    __table_args__ = (
+        UniqueConstraint("project_id", "id"),
+        CheckConstraint("role IN ('user', 'assistant')", name="role"),
+        CheckConstraint("(content IS NULL) = (deleted_at IS NOT NULL)", name="tombstone"),
+    )
+    thread_pk: int = _thread_pk()
+    seq: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    project_id: int = _threads_project()
+    id: str = _text()
+    role: str = _text()
+    content: str | None = _text(null=True)
+    status: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'completed'")))
+    revision: int = Field(sa_column=Column(SmallInteger, nullable=False, server_default=text("1")))
+    latin_tokens: int = _integer()
+    other_tokens: int = _integer()
+    text_bytes: int = _integer()
+    image_tokens: int = _integer()
+    thinking_tokens: int = _integer()
+    run_id: str | None = _text(null=True)
+    attributes: dict[str, str] | None = Field(sa_column=Column("metadata", JSONB(none_as_null=True)), default=None)
+    created_at: datetime = _time()
+    deleted_at: datetime | None = _time(null=True)
+
+
+class MessageRevision(Table, table=True):
+    """What a message said before it was edited, so that prompts built then can be rebuilt."""
+
+    __tablename__ = "message_revisions"
+    __table_args__ = (
+        ForeignKeyConstraint(["thread_pk", "seq"], ["messages.thread_pk", "messages.seq"], ondelete="CASCADE"),
+    )
+    thread_pk: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    seq: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    until_version: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    project_id: int = _threads_project()
+    content: str = _text()
+
+
+class MessageTerms(Table, table=True):
+    """The recall index of a message: `core.recall.index_entry`. Narrow, so that a whole thread's is read in one scan."""
+
+    __tablename__ = "message_terms"
+    __table_args__ = (
+        ForeignKeyConstraint(["thread_pk", "seq"], ["messages.thread_pk", "messages.seq"], ondelete="CASCADE"),
+    )
+    thread_pk: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    seq: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    project_id: int = _threads_project()
+    terms: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class ToolUse(Table, table=True):
+    """Ids of tool calls, once per thread: providers refuse a repeated one."""
+
+    __tablename__ = "tool_uses"
+    __table_args__ = (
+        ForeignKeyConstraint(["thread_pk", "seq"], ["messages.thread_pk", "messages.seq"], ondelete="CASCADE"),
+    )
+    thread_pk: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    tool_use_id: str = _text(key=True)
+    seq: int = _integer(None)
+    project_id: int = _threads_project()
+
+
+class Lane(Table, table=True):
+    """`state` is `core.lane.Lane` as JSON."""
+
+    __tablename__ = "lanes"
+    thread_pk: int = _thread_pk()
+    key: str = _text(key=True)
+    project_id: int = _threads_project()
+    state: str = _text()
+    updated_at: datetime = _time()
+
+
+class StableText(Table, table=True):
+    """The stable part of prompts (system, tools), stored once per content and thread, however many prompts share it."""
+
+    __tablename__ = "stable_texts"
+    thread_pk: int = _thread_pk()
+    digest: str = _text(key=True)
+    project_id: int = _threads_project()
+    content: str = _text()
+
+
+class Prompt(Table, table=True):
+    """The plan of a prompt, from which its request is rebuilt. `volatile` is erased with the messages it quotes."""
+
+    __tablename__ = "prompts"
+    __table_args__ = (
+        UniqueConstraint("project_id", "id"),
+        Index(None, "thread_pk", "pk"),
+        CheckConstraint("status IN ('built', 'sent', 'abandoned')", name="status"),
+    )
+    pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    thread_pk: int = _thread_pk(key=False)
+    project_id: int = _threads_project()
+    id: str = _text()
+    status: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'built'")))
+    lane_key: str = _text()
+    thread_version: int = Field(sa_column=Column(BigInteger, nullable=False))
+    stable_digest: str = _text()
+    plan: str = _text()
+    volatile: str | None = _text(null=True)
+    recalled_seqs: list[int] = Field(sa_column=Column(ARRAY(Integer), nullable=False, server_default=text("'{}'")))
+    usage: str | None = _text(null=True)
+    reply_seq: int | None = Field(sa_column=Column(Integer), default=None)
+    built_at: datetime = _time()
+    sent_at: datetime | None = _time(null=True)
+
+
+class TokenEstimate(Table, table=True):
+    """`state` is `core.tokens.TokenEstimate` as JSON: what a project learnt of a model's tokenizer."""
+
+    __tablename__ = "token_estimates"
+    project_id: int = Field(
+        sa_column=Column(BigInteger, ForeignKey("projects.pk", ondelete="CASCADE"), primary_key=True)
+    )
+    provider: str = _text(key=True)
+    model: str = _text(key=True)
+    state: str = _text()
+    updated_at: datetime = _time()
+
+
+class IdempotencyRecord(Table, table=True):
+    """The answer to a POST, written in the same transaction as its effect."""
+
+    __tablename__ = "idempotency_records"
+    __table_args__ = (Index(None, "created_at"),)
+    project_id: int = Field(
+        sa_column=Column(BigInteger, ForeignKey("projects.pk", ondelete="CASCADE"), primary_key=True)
+    )
+    method: str = _text(key=True)
+    path: str = _text(key=True)
+    key: str = _text(key=True)
+    body_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    status: int = _integer(None)
+    answer: str = _text()
+    created_at: datetime = _time()
+
+
+#: Tables whose rows belong to a project and are shown to it alone.
+PROJECT_TABLES = tuple(sorted(name for name, table in metadata.tables.items() if "project_id" in table.columns))

@@ -1,0 +1,264 @@
+"""Threads and assistants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from memory_service.core.canonical import dumps
+from memory_service.core.messages import Tail
+from memory_service.errors import Conflict, NotFound
+from memory_service.store.pages import Page, PageQuery, fetch_page
+
+_THREAD = (
+    "pk, id, user_id, assistant_id, instructions, tools, documents, truncation_strategy, metadata, version, last_seq,"
+    " message_count, last_role, open_tool_use_ids, created_at"
+)
+_ASSISTANT = "pk, id, name, model, provider, instructions, tools, documents, defaults, metadata, created_at"
+# Columns a PATCH may set; the names are those of the API.
+THREAD_FIELDS = frozenset({"user_id", "assistant_id", "instructions", "tools", "documents", "truncation_strategy"})
+ASSISTANT_FIELDS = frozenset({"name", "model", "provider", "instructions", "tools", "documents", "defaults"})
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRecord:
+    """`tools`, `documents` and `truncation_strategy` are canonical JSON."""
+
+    pk: int
+    id: str
+    user_id: str | None
+    assistant_id: str | None
+    instructions: str | None
+    tools: str | None
+    documents: str | None
+    truncation_strategy: str | None
+    metadata: Mapping[str, str]
+    version: int
+    last_seq: int
+    message_count: int
+    last_role: str | None
+    open_tool_use_ids: tuple[str, ...]
+    created_at: datetime
+
+    @property
+    def tail(self) -> Tail:
+        return Tail(self.last_role, self.open_tool_use_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantRecord:
+    """`tools`, `documents` and `defaults` are canonical JSON."""
+
+    pk: int
+    id: str
+    name: str | None
+    model: str | None
+    provider: str | None
+    instructions: str | None
+    tools: str | None
+    documents: str | None
+    defaults: str | None
+    metadata: Mapping[str, str]
+    created_at: datetime
+
+
+def _thread(row: Any) -> ThreadRecord:
+    return ThreadRecord(**{**row._mapping, "open_tool_use_ids": tuple(row.open_tool_use_ids)})
+
+
+async def create_thread(
+    session: AsyncSession, *, id: str, now: datetime, metadata: Mapping[str, str], fields: Mapping[str, Any]
+) -> ThreadRecord:
+    """Raises Conflict when the id is taken."""
+    assert fields.keys() <= THREAD_FIELDS
+    names = ["project_id", "id", "created_at", "metadata", *fields]
+    created = await session.execute(
+        text(
+            f"INSERT INTO threads ({', '.join(names)}) VALUES (:project_id, :id, :created_at, CAST(:metadata AS jsonb)"
+            + "".join(f", :{name}" for name in fields)
+            + f") ON CONFLICT (project_id, id) DO NOTHING RETURNING {_THREAD}"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "id": id,
+            "created_at": now,
+            "metadata": dumps(metadata),
+            **fields,
+        },
+    )
+    row = created.first()
+    if row is None:
+        raise Conflict(f"A thread with id {id!r} exists already.", code="id_taken")
+    return _thread(row)
+
+
+async def get_thread(session: AsyncSession, id: str, *, lock: bool = False) -> ThreadRecord:
+    """`lock` holds the thread's row until the transaction ends, which puts all its writers in a line.
+
+    Raises NotFound.
+    """
+    found = await session.execute(
+        text(
+            f"SELECT {_THREAD} FROM threads WHERE project_id = :project_id AND id = :id"
+            + (" FOR UPDATE" if lock else "")
+        ),
+        {"project_id": session.info["project_id"], "id": id},
+    )
+    row = found.first()
+    if row is None:
+        raise NotFound(f"There is no thread {id!r} in this project.", field="thread_id")
+    return _thread(row)
+
+
+async def list_threads(
+    session: AsyncSession, query: PageQuery, *, user_id: str | None, metadata: Mapping[str, str]
+) -> Page[ThreadRecord]:
+    where = "project_id = :project_id"
+    parameters: dict[str, Any] = {"project_id": session.info["project_id"]}
+    if user_id is not None:
+        where += " AND user_id = :user_id"
+        parameters["user_id"] = user_id
+    if metadata:
+        where += " AND metadata @> CAST(:metadata AS jsonb)"
+        parameters["metadata"] = dumps(metadata)
+    rows, has_more = await fetch_page(
+        session,
+        query,
+        columns=_THREAD,
+        table="threads",
+        key=("created_at", "pk"),
+        where=where,
+        parameters=parameters,
+    )
+    return Page(tuple(map(_thread, rows)), has_more)
+
+
+async def update_thread(
+    session: AsyncSession, pk: int, *, fields: Mapping[str, Any], metadata: Mapping[str, str | None]
+) -> ThreadRecord:
+    """Set `fields`; merge `metadata`, where None removes a key."""
+    assert fields.keys() <= THREAD_FIELDS
+    merged = {key: value for key, value in metadata.items() if value is not None}
+    removed = [key for key, value in metadata.items() if value is None]
+    updated = await session.execute(
+        text(
+            "UPDATE threads SET version = version + 1,"
+            " metadata = (metadata - CAST(:removed AS text[])) || CAST(:merged AS jsonb)"
+            + "".join(f", {name} = :{name}" for name in fields)
+            + f" WHERE pk = :pk RETURNING {_THREAD}"
+        ),
+        {"pk": pk, "merged": dumps(merged), "removed": removed, **fields},
+    )
+    return _thread(updated.one())
+
+
+async def delete_thread(session: AsyncSession, id: str) -> None:
+    """Delete a thread and all that belongs to it. Raises NotFound."""
+    thread = await get_thread(session, id, lock=True)
+    await session.execute(
+        text("DELETE FROM idempotency_records WHERE path LIKE :prefix ESCAPE '!'"),
+        {"prefix": "%/threads/" + thread.id.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "/%"},
+    )
+    await session.execute(text("DELETE FROM threads WHERE pk = :pk"), {"pk": thread.pk})
+
+
+async def bump_version(session: AsyncSession, pk: int) -> int:
+    version = await session.scalar(
+        text("UPDATE threads SET version = version + 1 WHERE pk = :pk RETURNING version"), {"pk": pk}
+    )
+    return int(version or 0)
+
+
+async def create_assistant(
+    session: AsyncSession, *, id: str, now: datetime, metadata: Mapping[str, str], fields: Mapping[str, Any]
+) -> AssistantRecord:
+    assert fields.keys() <= ASSISTANT_FIELDS
+    created = await session.execute(
+        text(
+            f"INSERT INTO assistants (project_id, id, created_at, metadata{''.join(f', {n}' for n in fields)})"
+            " VALUES (:project_id, :id, :created_at, CAST(:metadata AS jsonb)"
+            + "".join(f", :{name}" for name in fields)
+            + f") RETURNING {_ASSISTANT}"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "id": id,
+            "created_at": now,
+            "metadata": dumps(metadata),
+            **fields,
+        },
+    )
+    return AssistantRecord(**created.one()._mapping)
+
+
+async def get_assistant(session: AsyncSession, id: str) -> AssistantRecord:
+    """Raises NotFound."""
+    found = await session.execute(
+        text(f"SELECT {_ASSISTANT} FROM assistants WHERE project_id = :project_id AND id = :id"),
+        {"project_id": session.info["project_id"], "id": id},
+    )
+    row = found.first()
+    if row is None:
+        raise NotFound(f"There is no assistant {id!r} in this project.", field="assistant_id")
+    return AssistantRecord(**row._mapping)
+
+
+async def list_assistants(session: AsyncSession, query: PageQuery) -> Page[AssistantRecord]:
+    rows, has_more = await fetch_page(
+        session,
+        query,
+        columns=_ASSISTANT,
+        table="assistants",
+        key=("created_at", "pk"),
+        where="project_id = :project_id",
+        parameters={"project_id": session.info["project_id"]},
+    )
+    return Page(tuple(AssistantRecord(**row._mapping) for row in rows), has_more)
+
+
+async def update_assistant(
+    session: AsyncSession, id: str, *, fields: Mapping[str, Any], metadata: Mapping[str, str | None]
+) -> AssistantRecord:
+    """As `update_thread`. Raises NotFound."""
+    assert fields.keys() <= ASSISTANT_FIELDS
+    updated = await session.execute(
+        text(
+            "UPDATE assistants SET metadata = (metadata - CAST(:removed AS text[])) || CAST(:merged AS jsonb)"
+            + "".join(f", {name} = :{name}" for name in fields)
+            + f" WHERE project_id = :project_id AND id = :id RETURNING {_ASSISTANT}"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "id": id,
+            "merged": dumps({key: value for key, value in metadata.items() if value is not None}),
+            "removed": [key for key, value in metadata.items() if value is None],
+            **fields,
+        },
+    )
+    row = updated.first()
+    if row is None:
+        raise NotFound(f"There is no assistant {id!r} in this project.", field="assistant_id")
+    return AssistantRecord(**row._mapping)
+
+
+async def delete_assistant(session: AsyncSession, id: str) -> None:
+    """Raises NotFound, and Conflict while threads use the assistant."""
+    await get_assistant(session, id)
+    used = await session.scalar(
+        text("SELECT id FROM threads WHERE project_id = :project_id AND assistant_id = :id LIMIT 1"),
+        {"project_id": session.info["project_id"], "id": id},
+    )
+    if used is not None:
+        raise Conflict(
+            f"Threads use this assistant ({used!r} for one); give them another assistant_id, or null, first.",
+            code="assistant_in_use",
+        )
+    await session.execute(
+        text("DELETE FROM assistants WHERE project_id = :project_id AND id = :id"),
+        {"project_id": session.info["project_id"], "id": id},
+    )
