@@ -58,7 +58,8 @@ class Service:
             env=environment,
         )
         log: list[str] = []
-        assert process.stdout and process.stderr
+        assert process.stdout
+        assert process.stderr
         threading.Thread(target=_drain, args=(process.stderr, log), daemon=True).start()
         first = process.stdout.readline()
         if " on http" not in first:
@@ -77,8 +78,7 @@ class Service:
         self._wait()
 
     def _wait(self) -> int:
-        status = self.process.wait(30)
-        return status
+        return self.process.wait(30)
 
 
 def _drain(stream: Any, lines: list[str]) -> None:
