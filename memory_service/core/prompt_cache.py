@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 from memory_service.core.pricing import Model
 
@@ -72,8 +71,7 @@ def predict(
     held = sorted({*cacheable, *(breakpoints if longest_prefix else ()), *([read_at] if read_at >= 0 else [])})
     fresh = tuple(Entry(positions[i].digest, positions[i].tokens, expires_at) for i in held)
     kept = tuple(e for e in alive.values() if e.digest not in {f.digest for f in fresh})
-    after = sorted((*kept, *fresh), key=lambda e: (e.expires_at or inf, e.tokens))[-_KEPT_ENTRIES:]
-    return Prediction(read, written, max(0, total_tokens - read - written)), tuple(after)
+    return Prediction(read, written, max(0, total_tokens - read - written)), (*kept, *fresh)[-_KEPT_ENTRIES:]
 
 
 def _walk_back(positions: Sequence[Position], start: int, reach: int, alive: dict[str, Entry]) -> int:

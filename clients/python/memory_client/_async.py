@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -155,8 +155,9 @@ class AsyncMemoryClient:
         *,
         timeout: Timeout = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
+        default_headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._config = resolve_config(base_url, api_key, timeout, max_retries)
+        self._config = resolve_config(base_url, api_key, timeout, max_retries, default_headers)
         # A proxy from the environment can never be the way to this machine.
         self._http = httpx2.AsyncClient(trust_env=not self._config.is_local)
         self._owns_http = True
@@ -177,10 +178,17 @@ class AsyncMemoryClient:
     def base_url(self) -> str:
         return self._config.base_url
 
-    def with_options(self, *, timeout: Timeout | NotGiven = NOT_GIVEN, max_retries: int | NotGiven = NOT_GIVEN) -> Self:
-        """This client with other patience, over the same connections, which stay this client's to close."""
+    def with_options(
+        self,
+        *,
+        timeout: Timeout | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        default_headers: Mapping[str, str] | NotGiven = NOT_GIVEN,
+    ) -> Self:
+        """This client with other patience or headers, over the same connections, which stay this client's to close."""
         derived = copy.copy(self)
-        derived._config, derived._owns_http = self._config.with_options(timeout, max_retries), False
+        derived._config = self._config.with_options(timeout, max_retries, default_headers)
+        derived._owns_http = False
         return derived
 
     async def close(self) -> None:

@@ -95,6 +95,7 @@ class Call(Generic[T]):
 
     def _headers(self) -> dict[str, str]:
         headers = {
+            **self._config.default_headers,
             "Authorization": f"Bearer {self._config.api_key}",
             "Accept": "application/json, application/x-ndjson",
             "Accept-Encoding": "gzip, deflate",

@@ -27,6 +27,7 @@ class Config:
     api_key: str = field(repr=False)
     timeout: Timeout
     max_retries: int
+    default_headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:
@@ -36,21 +37,31 @@ class Config:
     def is_local(self) -> bool:
         return is_loopback(httpx2.URL(self.base_url).host)
 
-    def with_options(self, timeout: Timeout | NotGiven, max_retries: int | NotGiven) -> Config:
+    def with_options(
+        self, timeout: Timeout | NotGiven, max_retries: int | NotGiven, default_headers: Mapping[str, str] | NotGiven
+    ) -> Config:
         changed = self
         if not isinstance(timeout, NotGiven):
             changed = replace(changed, timeout=timeout)
         if not isinstance(max_retries, NotGiven):
             changed = replace(changed, max_retries=max_retries)
+        if not isinstance(default_headers, NotGiven):
+            changed = replace(changed, default_headers=dict(default_headers))
         return changed
 
 
-def resolve_config(base_url: str | None, api_key: str | None, timeout: Timeout, max_retries: int) -> Config:
+def resolve_config(
+    base_url: str | None,
+    api_key: str | None,
+    timeout: Timeout,
+    max_retries: int,
+    default_headers: Mapping[str, str] | None = None,
+) -> Config:
     """Arguments first, then the environment, then, for the key of a server on this machine, its own file."""
     url = _checked_url(base_url or os.environ.get("MEMORY_BASE_URL") or DEFAULT_BASE_URL)
     if api_key is None:
         api_key = _found_key(os.environ, is_local=is_loopback(httpx2.URL(url).host))
-    return Config(url, _checked_key(api_key), timeout, max_retries)
+    return Config(url, _checked_key(api_key), timeout, max_retries, dict(default_headers or {}))
 
 
 def is_loopback(host: str) -> bool:

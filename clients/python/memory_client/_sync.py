@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -140,8 +140,9 @@ class MemoryClient:
         *,
         timeout: Timeout = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
+        default_headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._config = resolve_config(base_url, api_key, timeout, max_retries)
+        self._config = resolve_config(base_url, api_key, timeout, max_retries, default_headers)
         # A proxy from the environment can never be the way to this machine.
         self._http = httpx2.Client(trust_env=not self._config.is_local)
         self._owns_http = True
@@ -162,10 +163,17 @@ class MemoryClient:
     def base_url(self) -> str:
         return self._config.base_url
 
-    def with_options(self, *, timeout: Timeout | NotGiven = NOT_GIVEN, max_retries: int | NotGiven = NOT_GIVEN) -> Self:
-        """This client with other patience, over the same connections, which stay this client's to close."""
+    def with_options(
+        self,
+        *,
+        timeout: Timeout | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        default_headers: Mapping[str, str] | NotGiven = NOT_GIVEN,
+    ) -> Self:
+        """This client with other patience or headers, over the same connections, which stay this client's to close."""
         derived = copy.copy(self)
-        derived._config, derived._owns_http = self._config.with_options(timeout, max_retries), False
+        derived._config = self._config.with_options(timeout, max_retries, default_headers)
+        derived._owns_http = False
         return derived
 
     def close(self) -> None:
