@@ -46,6 +46,7 @@ class Service:
     url: str
     log: list[str]
     greeting: list[str]
+    readers: list[threading.Thread]
 
     @classmethod
     def start(cls, *arguments: str, env: Mapping[str, str] | None = None, port: int = 0) -> Service:
@@ -60,14 +61,18 @@ class Service:
         log: list[str] = []
         assert process.stdout
         assert process.stderr
-        threading.Thread(target=_drain, args=(process.stderr, log), daemon=True).start()
+        readers = [threading.Thread(target=_drain, args=(process.stderr, log), daemon=True)]
+        readers[0].start()
         first = process.stdout.readline()
         if " on http" not in first:
             process.wait(10)
+            process.stdout.close()
+            readers[0].join(10)
             raise RuntimeError(f"the service did not start: {first}{''.join(log)}")
         greeting = [first]
-        threading.Thread(target=_drain, args=(process.stdout, greeting), daemon=True).start()
-        return cls(process, first.split(" on ")[1].strip(), log, greeting)
+        readers.append(threading.Thread(target=_drain, args=(process.stdout, greeting), daemon=True))
+        readers[1].start()
+        return cls(process, first.split(" on ")[1].strip(), log, greeting, readers)
 
     def stop(self) -> int:
         self.process.terminate()
@@ -78,7 +83,10 @@ class Service:
         self._wait()
 
     def _wait(self) -> int:
-        return self.process.wait(30)
+        status = self.process.wait(30)
+        for reader in self.readers:
+            reader.join(10)
+        return status
 
 
 def _drain(stream: Any, lines: list[str]) -> None:

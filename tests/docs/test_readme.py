@@ -1,0 +1,130 @@
+"""What README.md says is so: its commands run, its code runs, its tables are those of the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memory_service.demo.engine import Engine
+from tests.conftest import REPOSITORY, Service
+from tests.docs.settings import README, with_settings
+
+TEXT = README.read_text()
+BIN = Path(sys.executable).parent
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def _commands() -> list[str]:
+    joined = "".join(_blocks("sh")).replace("\\\n", "")
+    return [line.split("   #")[0].strip() for line in joined.splitlines() if line.strip()]
+
+
+def _environment(home: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MEMORY_", "ANTHROPIC_"))}
+    return {**clean, "HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def home(temporary_dir: Path) -> Path:
+    path = temporary_dir / "home"
+    path.mkdir(mode=0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def running(home: Path) -> Iterator[Service]:
+    """`make run` as a newcomer would have it: no setting, a home of its own; only the port is another."""
+    served = Service.start(env={"HOME": str(home)})
+    yield served
+    assert served.stop() in (0, -signal.SIGTERM)
+
+
+def test_every_command_is_covered() -> None:
+    makes = {command for command in _commands() if command.startswith("make ")}
+    assert makes == {"make demo", "make run"}, "a new make target in README needs a test here"
+    rest = [c for c in _commands() if not c.startswith(("make ", "memory-service ", "curl ", "KEY="))]
+    assert rest == [], "a new kind of command in README needs a test here"
+
+
+def test_shell_commands_run(home: Path, running: Service) -> None:
+    lines = [line for line in _commands() if not line.startswith("make ")]
+    script = "set -eu\n" + "\n".join(lines).replace("curl -s ", "curl -sf ").replace(
+        "http://127.0.0.1:8080", running.url
+    )
+    ran = subprocess.run(["bash", "-c", script], env=_environment(home), capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert '"user_id":"mina"' in ran.stdout
+    assert "Usage: memory-service" in ran.stdout
+    assert "msk_" in ran.stdout
+    assert "migrated" in ran.stdout
+
+
+def test_python_example_runs(running: Service, home: Path) -> None:
+    if not Engine.available():
+        pytest.skip("xllamacpp is not installed; `make engine` installs it where a wheel exists")
+    (example,) = _blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    with Engine() as engine:
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", "-c", example],
+            env={
+                **_environment(home),
+                "MEMORY_BASE_URL": running.url,
+                "ANTHROPIC_BASE_URL": engine.base_url,
+                "ANTHROPIC_API_KEY": "unused",
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 3
+
+
+def test_make_run_serves(temporary_dir: Path) -> None:
+    process = subprocess.Popen(
+        ["make", "run", f"ARGS=--port 0 --data-dir {temporary_dir / 'make-run'}"],
+        cwd=REPOSITORY,
+        env=_environment(temporary_dir),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    with process.stdout:
+        greeting = next((line for line in process.stdout if " on http" in line), "")
+        os.killpg(process.pid, signal.SIGINT)
+        process.stdout.read()
+    process.wait(30)
+    assert greeting.startswith("memory-service ")
+
+
+def test_make_demo_ends_with_the_table(temporary_dir: Path) -> None:
+    ran = subprocess.run(
+        ["make", "demo"], cwd=REPOSITORY, env=_environment(temporary_dir), capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "read from the prompt cache" in ran.stdout.replace("\n", " ")
+    assert re.search(r"prompts over budget\s+│ 0 ", ran.stdout)
+
+
+def test_settings_table_is_the_class() -> None:
+    assert with_settings(TEXT) == TEXT, textwrap.fill("README is behind; run `python -m tests.docs.settings`")
+
+
+def test_paths_named_exist() -> None:
+    named = set(re.findall(r"`((?:memory_service|clients|tests|docs|bench|requirements)/[\w./-]*)`", TEXT))
+    assert named
+    assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []
