@@ -62,11 +62,6 @@ class Piece:
     json: str
     volatile: bool = False
 
-    @property
-    def markable(self) -> bool:
-        """Whether a breakpoint may stand on it."""
-        return not self.volatile and self.block.get("type") not in THINKING_TYPES
-
 
 @dataclass(frozen=True, slots=True)
 class Break:
@@ -91,6 +86,17 @@ class Request:
     @property
     def ttl_seconds(self) -> int | None:
         return 3600 if self.ttl == "1h" and self.model.cache_write_1h_ratio else self.model.ttl_seconds
+
+    @property
+    def breakpoint_ttl(self) -> str | None:
+        """The lifetime of an entry, as the provider writes it; None where requests carry no breakpoints."""
+        match self.model.cache_rule:
+            case "anthropic_breakpoints":
+                return self.ttl
+            case "openai_breakpoints":
+                return "30m" if self.ttl else None
+            case "longest_prefix":
+                return None
 
     @property
     def lane_key(self) -> str:
@@ -244,9 +250,10 @@ def assemble(
 ) -> Prompt:
     """Put the prompt together, place its breakpoints, predict what the provider will bill, and say why."""
     pieces, repairs = render_pieces(window.turns, volatile)
-    history_end = _history_end(pieces, window.open_turn.first_seq)
+    markable = _markable(request, pieces)
+    history_end = max((i for i in markable if pieces[i].seq < window.open_turn.first_seq), default=-1)
     loop_tail = window.last_seq if any(m.role == "assistant" for m in window.open_turn.messages) else None
-    marks = _marks(request, pieces, window, lane, history_end, loop_tail, now)
+    marks = _marks(request, pieces, markable, window, lane, history_end, loop_tail, now)
     mark_shared = request.ttl is not None and bool(stable.shared or (stable.tools and not stable.own))
     if request.ttl is not None and not marks and (stable.own or stable.tools or stable.shared):
         marks = (-1,)
@@ -426,19 +433,22 @@ def _breaks(
     return tuple(breaks)
 
 
-def _history_end(pieces: Sequence[Piece], open_seq: int) -> int:
-    """Index of the last piece before the open turn on which a breakpoint may stand; -1 when there is none."""
-    return max((i for i, p in enumerate(pieces) if p.seq < open_seq and p.markable), default=-1)
-
-
-def _last_markable(pieces: Sequence[Piece], seq: int, after: int) -> int | None:
-    found = [i for i, p in enumerate(pieces) if p.seq <= seq and p.markable and i > after]
-    return found[-1] if found else None
+def _markable(request: Request, pieces: Sequence[Piece]) -> list[int]:
+    """The pieces on which a breakpoint may stand: nothing volatile, no thinking, and for OpenAI no output of the model."""
+    input_only = request.model.cache_rule == "openai_breakpoints"
+    return [
+        i
+        for i, piece in enumerate(pieces)
+        if not piece.volatile
+        and piece.block.get("type") not in THINKING_TYPES
+        and not (input_only and piece.role == "assistant")
+    ]
 
 
 def _marks(
     request: Request,
     pieces: Sequence[Piece],
+    markable: Sequence[int],
     window: Window,
     lane: Lane | None,
     history_end: int,
@@ -455,11 +465,12 @@ def _marks(
         if turn and turn.first_seq == window.open_turn.first_seq and turn.loop_tail is not None:
             previous_loop_tail = turn.loop_tail
         for seq in (previous_loop_tail, loop_tail):
-            if seq is not None and (at := _last_markable(pieces, seq, history_end)) is not None:
+            at = max((i for i in markable if i > history_end and pieces[i].seq <= (seq or 0)), default=-1)
+            if at >= 0:
                 marks.add(at)
     tail = lane.warm_tail(now, request.ttl_seconds) if lane else None
     if tail and previous_loop_tail is None and tail.seq >= window.first_seq:
-        at = max((i for i, p in enumerate(pieces) if p.seq <= tail.seq and p.markable), default=-1)
+        at = max((i for i in markable if pieces[i].seq <= tail.seq), default=-1)
         if 0 <= at <= history_end:
             marks.add(at)
     return tuple(sorted(marks)[-(MAX_BREAKPOINTS - 1) :])

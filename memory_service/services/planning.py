@@ -266,7 +266,8 @@ async def _recall(
     if window.first_seq <= 1 or max_tokens <= 0 or not wanted:
         return ()
     index = await recall_store.thread_index(session, thread.pk, window.first_seq)
-    hits = rank(index, wanted, _RANKED_PASSAGES)
+    # Below average is not relevant, only the best of the rest.
+    hits = [hit for hit in rank(index, wanted, _RANKED_PASSAGES) if hit.score >= 0]
     if not hits:
         return ()
     seqs = sorted({hit.seq for hit in hits})
