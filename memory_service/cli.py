@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -61,7 +63,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the API. Without MEMORY_DATABASE_URL the database is an embedded Postgres."""
-    with explained():
+    with explained(), signals_as_exits():
         settings = read_settings(host=host, port=port, data_dir=data_dir)
         configure_logging(settings.log_level)
         load_models(settings.models_file)
@@ -80,7 +82,7 @@ def serve(
                 lines.append(
                     "  clock     MEMORY_CLOCK=request: callers set the time with x-memory-now. Tests and replays only."
                 )
-            _run(settings, database.url, listener, lines)
+            _run(settings, database, listener, lines)
 
 
 def _first_key(url: str, data_dir: Path) -> list[str]:
@@ -103,16 +105,21 @@ class _Server(uvicorn.Server):
                 typer.echo(line)
 
 
-def _run(settings: Settings, url: str, listener: socket.socket, greeting: list[str]) -> None:
+def _run(settings: Settings, database: lifecycle.OpenDatabase, listener: socket.socket, greeting: list[str]) -> None:
     config = uvicorn.Config(
-        create_app(settings, lambda: lifecycle.open_runtime(settings, url)),
+        create_app(settings, lambda: lifecycle.open_runtime(settings, database)),
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     server = _Server(config, greeting)
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    except SignalledExit:
+        if server.started:  # it has drained: what was asked for is done
+            return
+        raise
     if not server.started:
         raise typer.Exit(1)
 
@@ -206,6 +213,27 @@ def demo(
 
     with explained():
         raise typer.Exit(play(source, data_dir, max_prompt_tokens, as_json=as_json))
+
+
+class SignalledExit(SystemExit):
+    """The process was asked to end. Unlike a signal's default action it lets `finally` blocks run."""
+
+
+@contextmanager
+def signals_as_exits() -> Iterator[None]:
+    """Within the block SIGTERM and Ctrl-C end it by an exception; the first one does, the cleaning up is not disturbed."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        for other in held:
+            signal.signal(other, signal.SIG_IGN)
+        raise SignalledExit(128 + number)
+
+    held = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 def read_settings(**overrides: Any) -> Settings:

@@ -58,8 +58,7 @@ async def get_context(request: Request) -> Context:
         check_text(value, name)
     if any("\0" in str(value) for value in request.path_params.values()):
         raise NotFound("No id contains U+0000.")
-    async with runtime.db.read_only(None) as session:
-        project_id = await projects.authenticate(session, _api_key(request))
+    project_id = await projects.authenticate(runtime.db, _api_key(request))
     if project_id is None:
         raise Unauthenticated("This API key is unknown or revoked; `memory-service keys create` makes one.")
     call = None

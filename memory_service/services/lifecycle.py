@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +14,16 @@ from memory_service.config import Settings
 from memory_service.providers.tokenizers import O200kCounter
 from memory_service.runtime import Runtime, load_models, new_api_key, new_id, now_utc
 from memory_service.store import projects
-from memory_service.store.db import Database
-from memory_service.store.embedded import EmbeddedPostgres, running_uri
-from memory_service.store.migrate import head_revision, migrate
+from memory_service.store.db import ROLES, Database
+from memory_service.store.embedded import EmbeddedPostgres, EmbeddedPostgresError, running_uri
+from memory_service.store.migrate import allow_login, head_revision, migrate
+from memory_service.telemetry import logger
 
 DEFAULT_PROJECT = "default"
 _WORKER_CONNECTIONS = 2
+# A server that lived this long and then ended is started again at once; below it, ever more slowly.
+_STEADY_SECONDS = 60
+_RESTART_DELAYS_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,8 @@ class OpenDatabase:
 def open_database(settings: Settings, *, address: str | None = None, share: bool = False) -> Iterator[OpenDatabase]:
     """The database of the settings. The embedded one is started, and stopped at the end.
 
-    `share` joins the embedded database of a service that is running, for short commands. Raises EmbeddedPostgresError.
+    With `address`, where it is served from, it is also started again whenever it ends by itself. `share` joins the
+    embedded database of a service that is running, for short commands. Raises EmbeddedPostgresError.
     """
     if settings.database_url is not None:
         yield OpenDatabase(settings.database_url.get_secret_value(), False, "the Postgres of MEMORY_DATABASE_URL")
@@ -43,18 +50,45 @@ def open_database(settings: Settings, *, address: str | None = None, share: bool
         yield OpenDatabase(uri, True, f"the embedded Postgres in {data_dir}")
         return
     server = EmbeddedPostgres.start(data_dir, owner=address)
+    reviver = threading.Thread(target=_revive, args=(server,), name="embedded Postgres")
     try:
+        if address is not None:
+            reviver.start()
         yield OpenDatabase(server.uri, True, f"embedded Postgres in {data_dir}")
     finally:
         server.stop()
+        if address is not None:
+            reviver.join()
 
 
-def open_runtime(settings: Settings, url: str) -> Runtime:
+def _revive(server: EmbeddedPostgres) -> None:
+    """Start the server again whenever it ends by itself; its data is safe, and requests are answered 503 meanwhile."""
+    attempt = 0
+    while True:
+        started = time.monotonic()
+        status = server.wait()
+        if server.stopping.is_set():
+            return
+        if time.monotonic() - started > _STEADY_SECONDS:
+            attempt = 0
+        logger.error("the embedded Postgres has ended; starting it again", extra={"fields": {"status": status}})
+        while not server.stopping.wait(_RESTART_DELAYS_SECONDS[min(attempt, len(_RESTART_DELAYS_SECONDS) - 1)]):
+            attempt += 1
+            try:
+                server.restart()
+                logger.warning("the embedded Postgres runs again", extra={"fields": {"attempt": attempt}})
+                break
+            except EmbeddedPostgresError as error:
+                logger.error("the embedded Postgres did not start", extra={"fields": {"reason": error.message}})
+
+
+def open_runtime(settings: Settings, database: OpenDatabase) -> Runtime:
     """Raises InvalidInput for a price table that cannot be read."""
+    url, login = database.url, database.embedded
     return Runtime(
         settings=settings,
-        db=Database(url, pool_size=settings.database_connections),
-        worker_db=Database(url, role="memory_worker", pool_size=_WORKER_CONNECTIONS),
+        db=Database(url, login=login, pool_size=settings.database_connections),
+        worker_db=Database(url, role="memory_worker", login=login, pool_size=_WORKER_CONNECTIONS),
         counter=O200kCounter(),
         models=load_models(settings.models_file),
     )
@@ -62,11 +96,12 @@ def open_runtime(settings: Settings, url: str) -> Runtime:
 
 async def check_database(url: str) -> None:
     """Raise DatabaseNotReady, saying what to do, unless the service can run on this database."""
-    database = Database(url, pool_size=1)
-    try:
-        await database.check(head_revision())
-    finally:
-        await database.close()
+    for role in ROLES:
+        database = Database(url, role=role, pool_size=1)
+        try:
+            await database.check(head_revision())
+        finally:
+            await database.close()
 
 
 async def create_key(url: str, project: str, name: str, now: datetime) -> tuple[str, str]:
@@ -124,3 +159,5 @@ def prepare_database(database: OpenDatabase, *, migrate_external: bool) -> None:
     """Migrate the embedded database; an external one only when asked. Raises DatabaseNotReady."""
     if database.embedded or migrate_external:
         migrate(database.url)
+    if database.embedded:
+        allow_login(database.url)

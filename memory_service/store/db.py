@@ -3,48 +3,68 @@
 Every connection acts as a role that owns nothing and bypasses nothing: `memory_app` sees the rows of the project that the
 transaction names, and none when it names no project; `memory_worker` (background loops, the command line) sees all. So a
 query that forgets its project finds nothing instead of everything.
+
+A round trip costs as much as a short query. So psycopg is in autocommit mode and we begin transactions ourselves, project
+and all, in one message; what is one statement, such as looking up a key, needs no transaction at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.sql.elements import TextClause
 
 from memory_service.errors import DatabaseNotReady, InvalidInput, Unavailable
 
+T = TypeVar("T")
 Role = Literal["memory_app", "memory_worker"]
 #: What the store's functions work in: one transaction of one project.
 Session = AsyncSession
 
 SCHEMA = "memory"
-_BEGIN = text("SELECT set_config('memory.project_id', :project_id, true)")
-_BEGIN_READ_ONLY = text(
-    "SELECT set_config('memory.project_id', :project_id, true), set_config('transaction_read_only', 'on', true)"
-)
+ROLES: tuple[Role, ...] = ("memory_app", "memory_worker")
 _CONNECT_TIMEOUT_SECONDS = 10
-_POOL_TIMEOUT_SECONDS = 30
+_POOL_TIMEOUT_SECONDS = 30.0
+# Classes and codes of SQLSTATE that say nothing about the request: connection, operator, resources.
+_AWAY = ("08", "57", "53")
+# Lock timeout, deadlock, serialization failure: rolled back, and likely to work the next time.
+_CROWDED = ("55P03", "40P01", "40001")
+_NOT_TEXT = ("22021", "22P05")  # what the encoding cannot hold
 
 
 class Database:
-    """A pool of connections acting as one role."""
+    """A pool of connections acting as one role.
 
-    def __init__(self, url: str, *, role: Role = "memory_app", pool_size: int = 10) -> None:
+    The role is taken on with SET ROLE by the role of the URL, or, with `login`, is the one that logs in: then not even
+    SET ROLE leads back to the owner.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        role: Role = "memory_app",
+        login: bool = False,
+        pool_size: int = 10,
+        pool_timeout_seconds: float = _POOL_TIMEOUT_SECONDS,
+    ) -> None:
         self._engine = create_async_engine(
-            sqlalchemy_url(url),
+            sqlalchemy_url(url, login=role if login else None),
+            isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=_POOL_TIMEOUT_SECONDS,
+            pool_timeout=pool_timeout_seconds,
             pool_pre_ping=False,
             connect_args={
-                "options": connection_options(url, role),
+                "options": connection_options(url, None if login else role),
                 "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
                 "application_name": "memory-service",
             },
@@ -57,33 +77,29 @@ class Database:
         Raises Unavailable when the database cannot be reached; then nothing was committed, unless the connection broke
         during the commit itself.
         """
-        async with self._session(project_id, _BEGIN) as session:
+        async with self._session("BEGIN", project_id) as session:
             yield session
 
     @asynccontextmanager
     async def read_only(self, project_id: int | None) -> AsyncIterator[AsyncSession]:
         """A transaction that Postgres refuses to let write."""
-        async with self._session(project_id, _BEGIN_READ_ONLY) as session:
+        async with self._session("BEGIN READ ONLY", project_id) as session:
             yield session
 
+    async def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
+        """The first value of a statement that is a transaction by itself, in no project. It must be safe to repeat."""
+        with _explained():
+            return await AsyncSession(self._engine).run_sync(_scalar, statement, parameters)
+
     @asynccontextmanager
-    async def _session(self, project_id: int | None, begin: TextClause) -> AsyncIterator[AsyncSession]:
-        try:
-            async with AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
-                await session.execute(begin, {"project_id": "" if project_id is None else str(project_id)})
+    async def _session(self, begin: str, project_id: int | None) -> AsyncIterator[AsyncSession]:
+        named = "''" if project_id is None else f"'{project_id:d}'"
+        with _explained():
+            async with AsyncSession(self._engine, expire_on_commit=False) as session:
+                await session.run_sync(_begin, f"{begin}; SET LOCAL memory.project_id = {named}")
                 session.info["project_id"] = project_id
                 yield session
-        except PoolTimeout as error:
-            raise Unavailable("All database connections are busy; try again.") from error
-        except DBAPIError as error:
-            if error.connection_invalidated or _is_connection_error(error):
-                raise Unavailable("The database cannot be reached at the moment; try again.") from error
-            if getattr(error.orig, "sqlstate", None) in (
-                "22021",
-                "22P05",
-            ):  # text that the encoding cannot hold
-                raise InvalidInput("The request contains text that cannot be stored; send valid Unicode.") from error
-            raise
+                await session.commit()
 
     async def check(self, head_revision: str) -> None:
         """Raise DatabaseNotReady, saying what to do, unless this database can be served from."""
@@ -100,7 +116,7 @@ class Database:
                     else None
                 )
         except (SQLAlchemyError, OSError) as error:
-            raise DatabaseNotReady(_why_unreachable(error)) from error
+            raise DatabaseNotReady(why_unusable(error)) from error
         if int(version or 0) < 150_000:
             raise DatabaseNotReady("Postgres 15 or newer is needed; this server is older.")
         if extension is None:
@@ -118,37 +134,96 @@ class Database:
         await self._engine.dispose()
 
 
-def sqlalchemy_url(url: str) -> str:
-    """`postgresql://…` in the spelling that selects psycopg 3. Raises DatabaseNotReady when it is no such URL."""
+def _begin(session: SyncSession, statements: str) -> None:
+    _once_more_if_stale(session, lambda connection: connection.exec_driver_sql(statements))
+
+
+def _scalar(session: SyncSession, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
+    with session:
+        return _once_more_if_stale(session, lambda connection: connection.scalar(statement, parameters))
+
+
+def _once_more_if_stale(session: SyncSession, first: Callable[[Connection], T]) -> T:
+    """A pooled connection may be of a server that is gone. Nothing has happened on it yet, so a new one is as good."""
     try:
-        parsed = make_url(url)
-    except SQLAlchemyError as error:
-        raise DatabaseNotReady("MEMORY_DATABASE_URL is not a URL; write postgresql://user:password@host/db.") from error
+        return first(session.connection())
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    session.rollback()  # lets go of it, and the pool has dropped all that are as old
+    return first(session.connection())
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("All database connections are busy; try again.") from error
+    except DBAPIError as error:
+        sqlstate = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or _is_connection_error(error, sqlstate):
+            raise Unavailable("The database cannot be reached at the moment; try again.") from error
+        if sqlstate in _CROWDED:
+            raise Unavailable("Too many requests wait for the same thread; try again.") from error
+        if sqlstate in _NOT_TEXT:
+            raise InvalidInput("The request contains text that cannot be stored; send valid Unicode.") from error
+        raise
+
+
+def _is_connection_error(error: DBAPIError, sqlstate: str) -> bool:
+    # What psycopg found without asking the server has no SQLSTATE.
+    return sqlstate.startswith(_AWAY) if sqlstate else isinstance(error, (OperationalError, InterfaceError))
+
+
+def sqlalchemy_url(url: str, *, login: str | None = None) -> URL:
+    """`postgresql://…` in the spelling that selects psycopg 3, with `login` for its user.
+
+    Raises DatabaseNotReady when it is no such URL. The message quotes nothing of it that could be of the password.
+    """
+    parsed = _parse(url)
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise DatabaseNotReady(
             f"MEMORY_DATABASE_URL begins with {parsed.drivername}://; only postgresql:// is supported."
         )
+    if "@" in (parsed.host or ""):
+        raise DatabaseNotReady(
+            "MEMORY_DATABASE_URL has more than one @; write @ in a user name or password as %40 (and : / ? # % as "
+            "%3A %2F %3F %23 %25)."
+        )
     query = {key: value for key, value in parsed.query.items() if key != "options"}
-    return parsed.set(drivername="postgresql+psycopg", query=query).render_as_string(hide_password=False)
+    parsed = parsed.set(drivername="postgresql+psycopg", query=query)
+    return parsed.set(username=login) if login else parsed
 
 
 def connection_options(url: str, role: str | None) -> str:
     """libpq `options`: those of the URL, then ours."""
-    given = make_url(url).query.get("options", "")
+    given = _parse(url).query.get("options", "")
     own = [f"-c search_path={SCHEMA},public", "-c timezone=UTC", "-c lock_timeout=30s"]
     if role is not None:
         own.append(f"-c role={role}")
     return " ".join([given if isinstance(given, str) else " ".join(given), *own]).strip()
 
 
-def _is_connection_error(error: DBAPIError) -> bool:
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    return sqlstate is None or sqlstate[:2] in ("08", "57") or sqlstate == "53300"
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (SQLAlchemyError, ValueError):  # ValueError: the port is no number; its text would quote the URL
+        raise DatabaseNotReady(
+            "MEMORY_DATABASE_URL is not a URL; write postgresql://user:password@host:5432/db, and in a user name or "
+            "password : / @ ? # % as %3A %2F %40 %3F %23 %25."
+        ) from None
 
 
-def _why_unreachable(error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-    if 'role "memory_app"' in str(cause) or 'role "memory_worker"' in str(cause):
+def why_unusable(error: Exception) -> str:
+    """One sentence and the remedy, for an error at connecting."""
+    cause = str(getattr(error, "orig", None) or error).strip()
+    reason = cause.splitlines()[0] if cause else type(error).__name__
+    if "permission denied to set role" in cause:
+        return (
+            "The role of MEMORY_DATABASE_URL may not act as memory_app and memory_worker; let an administrator run "
+            "GRANT memory_app, memory_worker TO that role (from Postgres 16 on: WITH SET TRUE)."
+        )
+    if '"memory_app"' in cause or '"memory_worker"' in cause:
         return "The database is not migrated yet; run `memory-service migrate` (or serve with --migrate)."
     return f"The database cannot be used: {reason}. Check MEMORY_DATABASE_URL and that Postgres is running."

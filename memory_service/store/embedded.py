@@ -22,6 +22,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 import warnings
 from contextlib import ExitStack, suppress
@@ -116,6 +117,8 @@ class EmbeddedPostgres:
         self._log_start = 0
         self._socket_dir = self._cluster
         self._postmaster: subprocess.Popen[bytes] | None = None
+        self._changing = threading.Lock()
+        self.stopping = threading.Event()
 
     @classmethod
     def start(cls, data_dir: Path, *, owner: str | None = None) -> EmbeddedPostgres:
@@ -143,13 +146,26 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Fast shutdown: open transactions roll back, a checkpoint is written. Safe to call again."""
-        if self._lock is None:
-            return
-        try:
-            self._stop()
-        finally:
-            os.close(self._lock)
-            self._lock = None
+        self.stopping.set()
+        with self._changing:
+            if self._lock is None:
+                return
+            try:
+                self._stop()
+            finally:
+                os.close(self._lock)
+                self._lock = None
+
+    def wait(self) -> int:
+        """Blocks until the server has ended, for whatever reason; returns its exit status."""
+        assert self._postmaster is not None
+        return self._postmaster.wait()
+
+    def restart(self) -> None:
+        """Start the server again after it ended by itself, under the same URI. Does nothing after `stop`."""
+        with self._changing:
+            if not self.stopping.is_set():
+                self._start()
 
     def _uri(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={quote(str(self._socket_dir))}&port=5432"
@@ -199,7 +215,15 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError(f"{self._cluster} is no Postgres cluster. Move it away.") from error
 
     def _choose_socket_dir(self) -> Path:
-        """The cluster itself, unless its path is too long for a socket or has a comma (a list separator)."""
+        """The cluster itself, unless its path is too long for a socket or has a comma (a list separator).
+
+        A server that is started again keeps its directory, since its URI was handed out.
+        """
+        if self._socket_dir != self._cluster:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+            self._socket_dir.mkdir(mode=0o700)
+            self._give_to_account(self._socket_dir)
+            return self._socket_dir
         path = os.fsencode(self._cluster / SOCKET_NAME)
         if len(path) <= SOCKET_PATH_LIMIT_BYTES and b"," not in path:
             return self._cluster
@@ -233,6 +257,8 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
             status = self._postmaster.poll()
+            if self.stopping.is_set():
+                raise EmbeddedPostgresError("Postgres was stopped while it started.")
             if status is not None:
                 raise EmbeddedPostgresError(f"Postgres ended at start (status {status}). {self._log_says()}")
             with (

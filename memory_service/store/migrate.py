@@ -9,13 +9,43 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from memory_service.errors import DatabaseNotReady
-from memory_service.store.db import SCHEMA, connection_options, sqlalchemy_url
+from memory_service.store.db import ROLES, SCHEMA, connection_options, sqlalchemy_url, why_unusable
 
 # Any number will do, as long as every replica uses the same.
 _MIGRATION_LOCK = 7_301_546_120_441
+# Policies hide rows from an owner that is no superuser. A migration that would miss rows fails instead; one that changes
+# rows does so under SET LOCAL ROLE memory_worker.
+_OPTIONS = " -c row_security=off"
+_REMEDIES = (
+    (
+        "permission denied to create role",
+        "Let an administrator run: CREATE ROLE memory_app; CREATE ROLE memory_worker; GRANT memory_app, memory_worker TO "
+        "the role of MEMORY_DATABASE_URL (from Postgres 16 on: WITH SET TRUE, INHERIT TRUE). Or give that role CREATEROLE.",
+    ),
+    (
+        "permission denied to grant role",
+        "Let an administrator run GRANT memory_app, memory_worker TO the role of "
+        "MEMORY_DATABASE_URL (from Postgres 16 on: WITH SET TRUE, INHERIT TRUE).",
+    ),
+    (
+        'extension "vector" is not available',
+        "Install pgvector (https://github.com/pgvector/pgvector) on the database server, then migrate again.",
+    ),
+    (
+        'permission denied to create extension "vector"',
+        "Let an administrator run CREATE EXTENSION vector in this database.",
+    ),
+    ("permission denied for database", "The role of MEMORY_DATABASE_URL must own the database, or have CREATE on it."),
+    (
+        "",
+        "The role of MEMORY_DATABASE_URL must own the database, be allowed to create roles, and pgvector must be "
+        "installed on the server.",
+    ),
+)
 
 
 def migrations_dir() -> Path:
@@ -32,32 +62,60 @@ def head_revision() -> str:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database to `revision`. Replicas that start together wait for one another.
+    """Bring the database to `revision`. Replicas that start together wait for one another, however long it takes.
 
-    Connects as the role of the URL, which must be allowed to create the schema, the extension and the two roles.
-    Raises DatabaseNotReady with the remedy.
+    Connects as the role of the URL, which must be allowed to create the schema, the extension and the two roles, or
+    find them made. Raises DatabaseNotReady with the remedy.
     """
     engine = create_engine(
-        sqlalchemy_url(url), connect_args={"options": connection_options(url, None), "connect_timeout": 10}
+        sqlalchemy_url(url), connect_args={"options": connection_options(url, None) + _OPTIONS, "connect_timeout": 10}
     )
     try:
-        with engine.connect() as connection:
+        with _connect(engine) as connection:
+            connection.execute(text("SET lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+            connection.execute(text("RESET lock_timeout"))
             connection.commit()
-            config = Config()
-            config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
-            connection.commit()
+            _upgrade(connection, revision)
             connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _MIGRATION_LOCK})
             connection.commit()
     except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise DatabaseNotReady(
-            f"The database could not be migrated: {cause}. The role of MEMORY_DATABASE_URL must own the database, "
-            "be allowed to create roles (or find memory_app and memory_worker made and granted to it), and pgvector "
-            "must be installed on the server."
-        ) from error
+        raise DatabaseNotReady(_why_not_migrated(error)) from error
     finally:
         engine.dispose()
+
+
+def allow_login(url: str) -> None:
+    """Let the two roles log in themselves, where nobody but the service reaches the server: the embedded one."""
+    engine = create_engine(sqlalchemy_url(url))
+    try:
+        with engine.begin() as connection:
+            for role in ROLES:
+                connection.execute(text(f"ALTER ROLE {role} LOGIN"))
+    finally:
+        engine.dispose()
+
+
+def _connect(engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except OperationalError as error:
+        raise DatabaseNotReady(why_unusable(error)) from error
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    # CREATE SCHEMA IF NOT EXISTS asks for the right to create one even when there is nothing to create.
+    if not connection.scalar(text("SELECT to_regnamespace(:schema) IS NOT NULL"), {"schema": SCHEMA}):
+        connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+        connection.commit()
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+    connection.commit()
+
+
+def _why_not_migrated(error: SQLAlchemyError) -> str:
+    cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    remedy = next(remedy for sign, remedy in _REMEDIES if sign in cause)
+    return f"The database could not be migrated: {cause}. {remedy}"

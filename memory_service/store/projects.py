@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.errors import NotFound
+from memory_service.store.db import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,10 @@ def hash_key(key: str) -> bytes:
     return sha256(key.encode()).digest()
 
 
-async def authenticate(session: AsyncSession, key: str) -> int | None:
-    """The project that a key belongs to; None for an unknown or revoked one."""
-    digest = hash_key(key)
-    await session.execute(text("SELECT set_config('memory.key_hash', :hash, true)"), {"hash": digest.hex()})
-    found = await session.execute(
-        text("SELECT project_id FROM api_keys WHERE hash = :hash AND revoked_at IS NULL"), {"hash": digest}
-    )
-    return found.scalar()
+async def authenticate(db: Database, key: str) -> int | None:
+    """The project that a key belongs to; None for an unknown or revoked one. One round trip."""
+    project_id = await db.scalar(text("SELECT project_of_key(:hash)"), {"hash": hash_key(key)})
+    return None if project_id is None else int(project_id)
 
 
 async def ensure_project(session: AsyncSession, name: str, now: datetime) -> int:

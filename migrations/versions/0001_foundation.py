@@ -227,13 +227,21 @@ REVOKE INSERT, UPDATE, DELETE ON alembic_version, projects, api_keys FROM memory
 REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM memory_worker;
 """
 
+# Authentication knows a key before it knows a project. As one function it is one round trip; it has no rights of its own.
+PROJECT_OF_KEY = """
+CREATE FUNCTION project_of_key(sought bytea) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('memory.key_hash', encode(sought, 'hex'), true);
+    RETURN (SELECT project_id FROM memory.api_keys WHERE hash = sought AND revoked_at IS NULL);
+END $$
+"""
+
 PROJECT_TABLES = (
     "assistants", "idempotency_records", "lanes", "message_revisions", "message_terms", "messages", "prompts",
     "stable_texts", "threads", "token_estimates", "tool_uses",
 )
 # In a subquery, so that the setting is read once for a statement and not once for a row.
 THIS_PROJECT = "(SELECT nullif(current_setting('memory.project_id', true), '')::bigint)"
-# Authentication knows a key before it knows a project.
 THIS_KEY = "(SELECT decode(nullif(current_setting('memory.key_hash', true), ''), 'hex'))"
 
 
@@ -249,6 +257,7 @@ def upgrade() -> None:
     for statement in TABLES.split(";"):
         if statement.strip():
             op.execute(statement)
+    op.execute(PROJECT_OF_KEY)
     op.execute(ROLES)
     for statement in GRANTS.split(";"):
         if statement.strip():
