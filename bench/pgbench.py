@@ -1,0 +1,150 @@
+"""The ceiling below the service: pgbench sending the SQL that the service really sends, on the same server.
+
+The statements of one append are recorded from the running application (in this process, over the same database) and
+written as a pgbench script: transactions, statements and values as they were, but thread, seq and message id are
+computed by pgbench, because they differ with every append. Prepared statements, as psycopg uses them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from starlette.testclient import TestClient
+
+from bench.load import Load
+from bench.stack import Stack
+from memory_service.api.app import create_app
+from memory_service.config import Settings
+from memory_service.services.lifecycle import open_runtime
+from memory_service.store.db import connection_options
+
+_PARAMETER = re.compile(r"%\((\w+)\)s")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Text with `%(name)s` parameters, as the driver gets it."""
+
+    text: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What one append sent, and what it was about."""
+
+    statements: list[Statement]
+    thread_id: str
+    message_id: str
+
+
+def record_append(stack: Stack, text: str) -> Recorded:
+    settings = Settings(database_url=stack.postgres.uri)  # type: ignore[arg-type]
+    app = create_app(settings, lambda: open_runtime(settings, stack.postgres.uri))
+    with TestClient(app, headers={"authorization": f"Bearer {stack.key}"}) as client:
+        thread_id = client.post("/v1/threads", json={}).json()["id"]
+        path, body = f"/v1/threads/{thread_id}/messages", {"role": "user", "content": text}
+        client.post(path, json=body)  # the first append of a process prepares this and that
+        with _recorded() as statements:
+            answer = client.post(path, json=body).raise_for_status()
+    return Recorded(statements, thread_id, answer.json()["data"][0]["id"])
+
+
+@contextmanager
+def _recorded() -> Iterator[list[Statement]]:
+    statements: list[Statement] = []
+
+    def executes(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        statements.append(Statement(statement, dict(values)))
+
+    def begins(_connection: Any) -> None:
+        statements.append(Statement("BEGIN", {}))
+
+    def commits(_connection: Any) -> None:
+        statements.append(Statement("COMMIT", {}))
+
+    def rolls_back(_connection: Any) -> None:
+        statements.append(Statement("ROLLBACK", {}))
+
+    listeners = {
+        "before_cursor_execute": executes,
+        "begin": begins,
+        "commit": commits,
+        "rollback": rolls_back,
+    }
+    for name, listener in listeners.items():
+        event.listen(Engine, name, listener)
+    try:
+        yield statements
+    finally:
+        for name, listener in listeners.items():
+            event.remove(Engine, name, listener)
+
+
+def write_script(path: Path, recorded: Recorded, uri: str) -> None:
+    """Each client appends to the thread `bench_<its number>`."""
+    lines = ["\\set unique random(1, 9000000000000000000)"]
+    with psycopg.connect(uri) as connection:
+        for statement in recorded.statements:
+            text = _PARAMETER.sub(lambda match: _value(match[1], statement, recorded, connection), statement.text)  # noqa: B023
+            text = " ".join(text.replace("%%", "%").split())
+            if text.endswith("FOR UPDATE"):
+                lines += [f"{text} \\gset", "\\set seq :last_seq + 1"]
+            else:
+                lines.append(f"{text};")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _value(name: str, statement: Statement, recorded: Recorded, connection: psycopg.Connection) -> str:
+    value = statement.values[name]
+    if value == recorded.thread_id:
+        return "('bench_' || :client_id)"
+    if value == recorded.message_id:
+        return "('msg_' || :unique)"
+    if name in ("pk", "thread_pk"):
+        return ":pk"
+    if name in ("seq", "last_seq"):
+        return ":seq"
+    return sql.Literal(value).as_string(connection)
+
+
+def make_threads(stack: Stack, count: int) -> None:
+    """One for each client, so that no two wait for the same row."""
+    with psycopg.connect(stack.postgres.uri) as connection:
+        for number in range(count):
+            connection.execute(
+                "INSERT INTO memory.threads (project_id, id, created_at) SELECT pk, %s, now() FROM memory.projects",
+                [f"bench_{number}"],
+            )
+
+
+def run(stack: Stack, script: Path, *, clients: int, seconds: int, one_thread: bool = False) -> Load:
+    """`one_thread`: all clients wait for one another at the same row."""
+    if one_thread:
+        single = script.with_suffix(".one.sql")
+        single.write_text(script.read_text().replace("('bench_' || :client_id)", "('bench_' || 0)"))
+        script = single
+    log = script.with_suffix("")
+    command = [stack.postgres.bin_dir / "pgbench", "-n", "-M", "prepared", "-f", script, "-T", str(seconds)]
+    command += ["-c", str(clients), "-j", "1", "-l", f"--log-prefix={log}", stack.postgres.uri]
+    environment = {**os.environ, "PGOPTIONS": connection_options(stack.postgres.uri, "memory_app")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"pgbench failed: {done.stderr}")
+    latencies = []
+    for path in log.parent.glob(f"{log.name}.*"):
+        if path.suffix[1:].isdigit():
+            latencies += [int(line.split()[2]) / 1e6 for line in path.read_text().splitlines()]
+            path.unlink()
+    return Load(latencies, [], seconds, 0.0)

@@ -1,0 +1,204 @@
+"""Building a prompt with recall, 8,000-token budget, in threads of 400, 10,000 and 100,000 messages.
+
+Every prompt brings a new user message, and its usage is reported with a reply (not timed), as a chat backend does it, so
+threads, lanes and windows move as they would. `client` is what the caller waits, `server` the service's own time (its
+`server-timing` header); the same without recall beside it. `steps` is wall time inside `services.prompts.build`, run in
+this process over the same database, with a stopwatch around the functions it calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from bench.report import Report, Section, milliseconds, progress, quantile
+from bench.stack import Api, Stack, running_stack
+from bench.texts import generated_texts
+from memory_service.config import Settings
+from memory_service.core import prompt as engine
+from memory_service.services import ingest, lifecycle, planning, prompts
+from memory_service.store import messages as message_store
+from memory_service.store import projects
+from memory_service.store import prompts as prompt_store
+from memory_service.store import recall as recall_store
+
+_MODEL = "claude-sonnet-5.5"
+_LIMIT = 8_000
+_BATCH = 1_000
+_INSTRUCTIONS = "You are a planning assistant. Answer briefly, and rely on what you were told before. " * 12
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    messages: int
+    prompts: int
+
+
+def run(*, quick: bool) -> Report:
+    sizes = [Size(40, 3), Size(1_000, 3)] if quick else [Size(400, 100), Size(10_000, 100), Size(100_000, 60)]
+    rows, steps = [], []
+    with running_stack() as stack:
+        api = stack.connect()
+        for size in sizes:
+            thread_id = _fill(api, size.messages)
+            for recall in (True, False):
+                progress(f"prompt: {size.prompts} prompts, {size.messages:,} messages, recall {recall}")
+                rows.append(_measure(api, thread_id, size, recall=recall))
+            steps += _steps(stack, thread_id, size)
+    notes = [
+        f"max_prompt_tokens {_LIMIT}, model {_MODEL}, messages of about 180 characters, a new user message each time.",
+        "Ranking is exact: every message outside the window is scored.",
+    ]
+    return Report("prompt", [Section("Building a prompt", rows), Section("Where the time goes", steps)], notes)
+
+
+def _fill(api: Api, count: int) -> str:
+    thread_id = api.new_thread(instructions=_INSTRUCTIONS)
+    texts = generated_texts(count)
+    for first in range(0, count, _BATCH):
+        if first % 10_000 == 0:
+            progress(f"prompt: writing messages {first:,} to {min(first + 10_000, count):,} of {count:,}")
+        roles = [("user", "assistant")[i % 2] for i in range(min(_BATCH, count - first))]
+        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+        api.post(f"/v1/threads/{thread_id}/messages", {"messages": messages})
+    return thread_id
+
+
+def _measure(api: Api, thread_id: str, size: Size, *, recall: bool) -> dict[str, Any]:
+    client, server, reports, built = [], [], [], {}
+    texts = generated_texts(size.messages + 1)
+    for number in range(-2, size.prompts):
+        body = {
+            "model": _MODEL,
+            "max_prompt_tokens": _LIMIT,
+            "message": {"role": "user", "content": next(texts)},
+            **({} if recall else {"recall": False}),
+        }
+        started = time.perf_counter()
+        built, server_ms = api.timed_post(f"/v1/threads/{thread_id}/prompts", body)
+        seconds = time.perf_counter() - started
+        report_ms = _report(api, thread_id, built, next(texts))
+        if number >= 0:
+            client.append(seconds)
+            server.append(server_ms / 1000)
+            reports.append(report_ms / 1000)
+    at_server = milliseconds(server)
+    return {
+        "messages": size.messages,
+        "recall": recall,
+        **{f"client_{name}": value for name, value in milliseconds(client).items()},
+        **{f"server_{name}": value for name, value in at_server.items()},
+        "usage_report_server_p50_ms": milliseconds(reports)["p50_ms"],
+        "prompt_tokens": built["tokens"]["total"],
+        "recalled": len(built["recalled"]),
+        "prompts": size.prompts,
+    }
+
+
+def _report(api: Api, thread_id: str, built: dict[str, Any], reply: str) -> float:
+    # A tokenizer of four characters a token: the service's estimate learns it.
+    usage = {"input_tokens": len(json.dumps(built["request"])) // 4, "output_tokens": 40}
+    body = {"usage": usage, "message": {"content": reply}}
+    return api.timed_post(f"/v1/threads/{thread_id}/prompts/{built['id']}/usage", body)[1]
+
+
+_STEPS: list[tuple[str, Any, str]] = [
+    ("check and count the message", ingest, "prepare"),
+    ("read the thread", prompts, "get_thread"),
+    ("read the lane", prompt_store, "get_lane"),
+    ("read the estimate", prompt_store, "get_estimate"),
+    ("read the window", message_store, "range_of"),
+    ("plan the window", engine, "plan_window"),
+    ("read the recall index", recall_store, "thread_index"),
+    ("rank", planning, "rank"),
+    ("read what was found", message_store, "with_seqs"),
+    ("pack what was found", planning, "pack"),
+    ("assemble", engine, "assemble"),
+    ("render the request", prompts, "to_request"),
+    ("append the message", ingest, "append"),
+    ("store the prompt", prompt_store, "add_prompt"),
+    ("store the lane", prompt_store, "save_lane"),
+]
+
+
+def _steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str, Any]]:
+    return asyncio.run(_time_steps(stack, thread_id, size))
+
+
+async def _time_steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str, Any]]:
+    settings = Settings(database_url=stack.postgres.uri)  # type: ignore[arg-type]
+    runtime = lifecycle.open_runtime(settings, stack.postgres.uri)
+    spec = planning.PromptSpec(model=_MODEL, max_prompt_tokens=_LIMIT)
+    texts = list(islice(generated_texts(size.messages + 2), size.prompts + 2))
+    seen: list[dict[str, float]] = []
+    try:
+        async with runtime.worker_db.read_only(None) as session:
+            project_id = await projects.authenticate(session, stack.key)
+        assert project_id is not None
+        with _stopwatches() as spent:
+            for text in texts:
+                spent.clear()
+                started = time.perf_counter()
+                await prompts.build(
+                    runtime,
+                    project_id,
+                    thread_id,
+                    spec,
+                    ingest.Draft("user", text, "message.", {}),
+                    datetime.now(UTC),
+                    dry_run=False,
+                    call=None,
+                )
+                seen.append({**spent, "in all": time.perf_counter() - started})
+    finally:
+        await runtime.close()
+    names = [name for name, _, _ in _STEPS]
+    steps = [{name: one.get(name, 0.0) for name in names} | {"in all": one["in all"]} for one in seen[2:]]
+    rest = [{"transactions and the rest": 2 * one["in all"] - sum(one.values())} for one in steps]
+    merged = [{**one, **other} for one, other in zip(steps, rest, strict=True)]
+    return [
+        {"messages": size.messages, "step": name, "p50_ms": round(quantile([m[name] for m in merged], 0.5) * 1000, 2)}
+        for name in merged[0]
+    ]
+
+
+@contextmanager
+def _stopwatches() -> Iterator[dict[str, float]]:
+    """Add up the wall time of each step."""
+    spent: dict[str, float] = {}
+    originals = [(module, name, getattr(module, name)) for _, module, name in _STEPS]
+    for (label, module, name), (_, _, function) in zip(_STEPS, originals, strict=True):
+        setattr(module, name, _timed(function, label, spent))
+    try:
+        yield spent
+    finally:
+        for module, name, function in originals:
+            setattr(module, name, function)
+
+
+def _timed(function: Callable[..., Any], label: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def add(started: float) -> None:
+        spent[label] = spent.get(label, 0.0) + time.perf_counter() - started
+
+    async def awaited(result: Awaitable[Any], started: float) -> Any:
+        try:
+            return await result
+        finally:
+            add(started)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = function(*args, **kwargs)
+        if asyncio.iscoroutine(result):
+            return awaited(result, started)
+        add(started)
+        return result
+
+    return call
