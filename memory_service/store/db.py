@@ -119,15 +119,14 @@ class Database:
             raise DatabaseNotReady(why_unusable(error)) from error
         if int(version or 0) < 150_000:
             raise DatabaseNotReady("Postgres 15 or newer is needed; this server is older.")
-        if extension is None:
-            raise DatabaseNotReady(
-                "The database has no pgvector extension; install pgvector on the server and run "
-                "`memory-service migrate`, which creates the extension."
-            )
         if revision != head_revision:
             raise DatabaseNotReady(
                 f"The database is at migration {revision or 'none'}, this version needs {head_revision}; "
                 "run `memory-service migrate` (or serve with --migrate)."
+            )
+        if extension is None:
+            raise DatabaseNotReady(
+                "The database has lost its pgvector extension; let an administrator run CREATE EXTENSION vector in it."
             )
 
     async def close(self) -> None:

@@ -8,17 +8,18 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from memory_service.errors import DatabaseNotReady
 from memory_service.store.db import ROLES, SCHEMA, connection_options, sqlalchemy_url, why_unusable
 
 # Any number will do, as long as every replica uses the same.
 _MIGRATION_LOCK = 7_301_546_120_441
-# Policies hide rows from an owner that is no superuser. A migration that would miss rows fails instead; one that changes
-# rows does so under SET LOCAL ROLE memory_worker.
+# Policies hide rows from an owner that is no superuser. So that no migration misses rows, it fails where it would; one that
+# changes rows does so between SET LOCAL row_security = on; SET LOCAL ROLE memory_worker and RESET ROLE.
 _OPTIONS = " -c row_security=off"
 _REMEDIES = (
     (
@@ -81,6 +82,10 @@ def migrate(url: str, revision: str = "head") -> None:
             connection.commit()
     except SQLAlchemyError as error:
         raise DatabaseNotReady(_why_not_migrated(error)) from error
+    except CommandError as error:
+        raise DatabaseNotReady(
+            f"The database cannot be migrated: {error}. A newer memory-service has migrated it; run that version."
+        ) from error
     finally:
         engine.dispose()
 
@@ -99,7 +104,7 @@ def allow_login(url: str) -> None:
 def _connect(engine: Engine) -> Connection:
     try:
         return engine.connect()
-    except OperationalError as error:
+    except SQLAlchemyError as error:
         raise DatabaseNotReady(why_unusable(error)) from error
 
 

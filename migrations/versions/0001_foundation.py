@@ -213,7 +213,10 @@ BEGIN
             BEGIN
                 EXECUTE format('GRANT %I TO %I', role_name, current_user);
             EXCEPTION WHEN insufficient_privilege THEN
-                IF NOT pg_has_role(current_user, role_name, 'MEMBER') THEN RAISE; END IF;
+                -- From Postgres 16 on a member may be one who cannot SET ROLE.
+                IF NOT pg_has_role(current_user, role_name,
+                    CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+                THEN RAISE; END IF;
             END;
         END IF;
     END LOOP;

@@ -1,0 +1,453 @@
+-- What the migrations make. Written by `python -m tests.store.schema`; a test compares.
+
+CREATE SCHEMA memory;
+
+CREATE FUNCTION memory.project_of_key(sought bytea) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM set_config('memory.key_hash', encode(sought, 'hex'), true);
+    RETURN (SELECT project_id FROM memory.api_keys WHERE hash = sought AND revoked_at IS NULL);
+END $$;
+
+CREATE TABLE memory.alembic_version (
+    version_num character varying(32) NOT NULL
+);
+
+CREATE TABLE memory.api_keys (
+    id text NOT NULL,
+    project_id bigint NOT NULL,
+    name text NOT NULL,
+    hash bytea NOT NULL,
+    hint text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    revoked_at timestamp with time zone
+);
+
+ALTER TABLE ONLY memory.api_keys FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.assistants (
+    pk bigint NOT NULL,
+    project_id bigint NOT NULL,
+    id text NOT NULL,
+    name text,
+    model text,
+    provider text,
+    instructions text,
+    tools text,
+    documents text,
+    defaults text,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY memory.assistants FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.assistants ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME memory.assistants_pk_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE memory.idempotency_records (
+    project_id bigint NOT NULL,
+    method text NOT NULL,
+    path text NOT NULL,
+    key text NOT NULL,
+    body_hash bytea NOT NULL,
+    status integer NOT NULL,
+    answer text NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY memory.idempotency_records FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.lanes (
+    thread_pk bigint NOT NULL,
+    key text NOT NULL,
+    project_id bigint NOT NULL,
+    state text NOT NULL,
+    updated_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY memory.lanes FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.message_revisions (
+    thread_pk bigint NOT NULL,
+    seq integer NOT NULL,
+    until_version bigint NOT NULL,
+    project_id bigint NOT NULL,
+    content text NOT NULL
+);
+
+ALTER TABLE ONLY memory.message_revisions FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.message_terms (
+    thread_pk bigint NOT NULL,
+    seq integer NOT NULL,
+    project_id bigint NOT NULL,
+    terms bytea NOT NULL
+);
+
+ALTER TABLE ONLY memory.message_terms FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.messages (
+    thread_pk bigint NOT NULL,
+    seq integer NOT NULL,
+    project_id bigint NOT NULL,
+    id text NOT NULL,
+    role text NOT NULL,
+    content text,
+    status text DEFAULT 'completed'::text NOT NULL,
+    revision smallint DEFAULT 1 NOT NULL,
+    latin_tokens integer DEFAULT 0 NOT NULL,
+    other_tokens integer DEFAULT 0 NOT NULL,
+    text_bytes integer DEFAULT 0 NOT NULL,
+    image_tokens integer DEFAULT 0 NOT NULL,
+    thinking_tokens integer DEFAULT 0 NOT NULL,
+    run_id text,
+    metadata jsonb,
+    created_at timestamp with time zone NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT messages_role_check CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text]))),
+    CONSTRAINT messages_tombstone_check CHECK (((content IS NULL) = (deleted_at IS NOT NULL)))
+);
+
+ALTER TABLE ONLY memory.messages FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.projects (
+    pk bigint NOT NULL,
+    name text NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY memory.projects FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.projects ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME memory.projects_pk_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE memory.prompts (
+    pk bigint NOT NULL,
+    thread_pk bigint NOT NULL,
+    project_id bigint NOT NULL,
+    id text NOT NULL,
+    status text DEFAULT 'built'::text NOT NULL,
+    lane_key text NOT NULL,
+    thread_version bigint NOT NULL,
+    stable_digest text NOT NULL,
+    plan text NOT NULL,
+    volatile text,
+    recalled_seqs integer[] DEFAULT '{}'::integer[] NOT NULL,
+    usage text,
+    reply_seq integer,
+    built_at timestamp with time zone NOT NULL,
+    sent_at timestamp with time zone,
+    CONSTRAINT prompts_status_check CHECK ((status = ANY (ARRAY['built'::text, 'sent'::text, 'abandoned'::text])))
+);
+
+ALTER TABLE ONLY memory.prompts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.prompts ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME memory.prompts_pk_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE memory.stable_texts (
+    thread_pk bigint NOT NULL,
+    digest text NOT NULL,
+    project_id bigint NOT NULL,
+    content text NOT NULL
+);
+
+ALTER TABLE ONLY memory.stable_texts FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.threads (
+    pk bigint NOT NULL,
+    project_id bigint NOT NULL,
+    id text NOT NULL,
+    user_id text,
+    assistant_id text,
+    instructions text,
+    tools text,
+    documents text,
+    truncation_strategy text,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    version bigint DEFAULT 0 NOT NULL,
+    last_seq integer DEFAULT 0 NOT NULL,
+    message_count integer DEFAULT 0 NOT NULL,
+    last_role text,
+    open_tool_use_ids text[] DEFAULT '{}'::text[] NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY memory.threads FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.threads ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME memory.threads_pk_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE memory.token_estimates (
+    project_id bigint NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
+    state text NOT NULL,
+    updated_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY memory.token_estimates FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.tool_uses (
+    thread_pk bigint NOT NULL,
+    tool_use_id text NOT NULL,
+    seq integer NOT NULL,
+    project_id bigint NOT NULL
+);
+
+ALTER TABLE ONLY memory.tool_uses FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE ONLY memory.alembic_version
+    ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+
+ALTER TABLE ONLY memory.api_keys
+    ADD CONSTRAINT api_keys_hash_key UNIQUE (hash);
+
+ALTER TABLE ONLY memory.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY memory.assistants
+    ADD CONSTRAINT assistants_pkey PRIMARY KEY (pk);
+
+ALTER TABLE ONLY memory.assistants
+    ADD CONSTRAINT assistants_project_id_id_key UNIQUE (project_id, id);
+
+ALTER TABLE ONLY memory.idempotency_records
+    ADD CONSTRAINT idempotency_records_pkey PRIMARY KEY (project_id, method, path, key);
+
+ALTER TABLE ONLY memory.lanes
+    ADD CONSTRAINT lanes_pkey PRIMARY KEY (thread_pk, key);
+
+ALTER TABLE ONLY memory.message_revisions
+    ADD CONSTRAINT message_revisions_pkey PRIMARY KEY (thread_pk, seq, until_version);
+
+ALTER TABLE ONLY memory.message_terms
+    ADD CONSTRAINT message_terms_pkey PRIMARY KEY (thread_pk, seq);
+
+ALTER TABLE ONLY memory.messages
+    ADD CONSTRAINT messages_pkey PRIMARY KEY (thread_pk, seq);
+
+ALTER TABLE ONLY memory.messages
+    ADD CONSTRAINT messages_project_id_id_key UNIQUE (project_id, id);
+
+ALTER TABLE ONLY memory.projects
+    ADD CONSTRAINT projects_name_key UNIQUE (name);
+
+ALTER TABLE ONLY memory.projects
+    ADD CONSTRAINT projects_pkey PRIMARY KEY (pk);
+
+ALTER TABLE ONLY memory.prompts
+    ADD CONSTRAINT prompts_pkey PRIMARY KEY (pk);
+
+ALTER TABLE ONLY memory.prompts
+    ADD CONSTRAINT prompts_project_id_id_key UNIQUE (project_id, id);
+
+ALTER TABLE ONLY memory.stable_texts
+    ADD CONSTRAINT stable_texts_pkey PRIMARY KEY (thread_pk, digest);
+
+ALTER TABLE ONLY memory.threads
+    ADD CONSTRAINT threads_pkey PRIMARY KEY (pk);
+
+ALTER TABLE ONLY memory.threads
+    ADD CONSTRAINT threads_project_id_id_key UNIQUE (project_id, id);
+
+ALTER TABLE ONLY memory.token_estimates
+    ADD CONSTRAINT token_estimates_pkey PRIMARY KEY (project_id, provider, model);
+
+ALTER TABLE ONLY memory.tool_uses
+    ADD CONSTRAINT tool_uses_pkey PRIMARY KEY (thread_pk, tool_use_id);
+
+CREATE INDEX assistants_project_id_created_at_pk_idx ON memory.assistants USING btree (project_id, created_at, pk);
+
+CREATE INDEX idempotency_records_created_at_idx ON memory.idempotency_records USING btree (created_at);
+
+CREATE INDEX prompts_thread_pk_pk_idx ON memory.prompts USING btree (thread_pk, pk);
+
+CREATE INDEX threads_project_id_created_at_pk_idx ON memory.threads USING btree (project_id, created_at, pk);
+
+CREATE INDEX threads_project_id_user_id_created_at_pk_idx ON memory.threads USING btree (project_id, user_id, created_at, pk) WHERE (user_id IS NOT NULL);
+
+ALTER TABLE ONLY memory.api_keys
+    ADD CONSTRAINT api_keys_project_id_fkey FOREIGN KEY (project_id) REFERENCES memory.projects(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.assistants
+    ADD CONSTRAINT assistants_project_id_fkey FOREIGN KEY (project_id) REFERENCES memory.projects(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.idempotency_records
+    ADD CONSTRAINT idempotency_records_project_id_fkey FOREIGN KEY (project_id) REFERENCES memory.projects(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.lanes
+    ADD CONSTRAINT lanes_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.message_revisions
+    ADD CONSTRAINT message_revisions_thread_pk_seq_fkey FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages(thread_pk, seq) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.message_terms
+    ADD CONSTRAINT message_terms_thread_pk_seq_fkey FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages(thread_pk, seq) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.messages
+    ADD CONSTRAINT messages_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.prompts
+    ADD CONSTRAINT prompts_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.stable_texts
+    ADD CONSTRAINT stable_texts_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.threads
+    ADD CONSTRAINT threads_project_id_fkey FOREIGN KEY (project_id) REFERENCES memory.projects(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.token_estimates
+    ADD CONSTRAINT token_estimates_project_id_fkey FOREIGN KEY (project_id) REFERENCES memory.projects(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.tool_uses
+    ADD CONSTRAINT tool_uses_thread_pk_seq_fkey FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages(thread_pk, seq) ON DELETE CASCADE;
+
+ALTER TABLE memory.api_keys ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.assistants ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY every_project ON memory.api_keys TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.assistants TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.idempotency_records TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.lanes TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.message_revisions TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.message_terms TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.messages TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.projects TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.prompts TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.stable_texts TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.threads TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.token_estimates TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.tool_uses TO memory_worker USING (true);
+
+ALTER TABLE memory.idempotency_records ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.lanes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.message_revisions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.message_terms ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.messages ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY project ON memory.api_keys TO memory_app USING (((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")) OR (hash = ( SELECT decode(NULLIF(current_setting('memory.key_hash'::text, true), ''::text), 'hex'::text) AS decode))));
+
+CREATE POLICY project ON memory.assistants TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.idempotency_records TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.lanes TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.message_revisions TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.message_terms TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.messages TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.projects TO memory_app USING ((pk = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.prompts TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.stable_texts TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.threads TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.token_estimates TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+CREATE POLICY project ON memory.tool_uses TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+
+ALTER TABLE memory.projects ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.prompts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.stable_texts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.threads ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.token_estimates ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.tool_uses ENABLE ROW LEVEL SECURITY;
+
+GRANT USAGE ON SCHEMA memory TO memory_app;
+GRANT USAGE ON SCHEMA memory TO memory_worker;
+
+GRANT SELECT ON TABLE memory.alembic_version TO memory_app;
+GRANT SELECT ON TABLE memory.alembic_version TO memory_worker;
+
+GRANT SELECT ON TABLE memory.api_keys TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.api_keys TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.assistants TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.assistants TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.idempotency_records TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.idempotency_records TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.lanes TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.lanes TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.message_revisions TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.message_revisions TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.message_terms TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.message_terms TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.messages TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.messages TO memory_worker;
+
+GRANT SELECT ON TABLE memory.projects TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.projects TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.prompts TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.prompts TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.stable_texts TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.stable_texts TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.threads TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.threads TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.token_estimates TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.token_estimates TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.tool_uses TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.tool_uses TO memory_worker;
