@@ -371,29 +371,29 @@ ALTER TABLE memory.messages ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY project ON memory.api_keys TO memory_app USING (((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")) OR (hash = ( SELECT decode(NULLIF(current_setting('memory.key_hash'::text, true), ''::text), 'hex'::text) AS decode))));
 
-CREATE POLICY project ON memory.assistants TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.assistants TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.idempotency_records TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.idempotency_records TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.lanes TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.lanes TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.message_revisions TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.message_revisions TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.message_terms TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.message_terms TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.messages TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.messages TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
 CREATE POLICY project ON memory.projects TO memory_app USING ((pk = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
 
-CREATE POLICY project ON memory.prompts TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.prompts TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.stable_texts TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.stable_texts TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.threads TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.threads TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.token_estimates TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.token_estimates TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
-CREATE POLICY project ON memory.tool_uses TO memory_app USING ((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
+CREATE POLICY project ON memory.tool_uses TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
 ALTER TABLE memory.projects ENABLE ROW LEVEL SECURITY;
 

@@ -54,9 +54,16 @@ async def find(session: AsyncSession, call: IdempotentCall, now: datetime) -> An
     found = await session.execute(
         text(
             "SELECT body_hash, status, answer FROM idempotency_records"
-            " WHERE method = :method AND path = :path AND key = :key AND created_at > :since"
+            " WHERE project_id = :project_id AND method = :method AND path = :path AND key = :key"
+            " AND created_at > :since"
         ),
-        {"method": call.method, "path": call.path, "key": call.key, "since": now - KEPT},
+        {
+            "project_id": session.info["project_id"],
+            "method": call.method,
+            "path": call.path,
+            "key": call.key,
+            "since": now - KEPT,
+        },
     )
     row = found.first()
     if row is None:

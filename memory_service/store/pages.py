@@ -57,8 +57,10 @@ async def fetch_page(
     conditions = [where]
     if cursor_id is not None:
         found = await session.execute(
-            text(f"SELECT {', '.join(key)} FROM {table} WHERE {where} AND id = :cursor_id"),
-            {**parameters, "cursor_id": cursor_id},
+            text(
+                f"SELECT {', '.join(key)} FROM {table} WHERE project_id = :project_id AND id = :cursor_id AND {where}"
+            ),
+            {**parameters, "project_id": session.info["project_id"], "cursor_id": cursor_id},
         )
         row = found.first()
         if row is None:

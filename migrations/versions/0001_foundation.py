@@ -266,6 +266,8 @@ def upgrade() -> None:
         if statement.strip():
             op.execute(statement)
     for table in PROJECT_TABLES:
-        protect(table, f"project_id = {THIS_PROJECT}")
+        # Within coalesce it is no condition that an index could serve. The planner takes each project for an average one:
+        # it would read all of a large project by (project_id, id) and sort it, instead of a page of one thread in order.
+        protect(table, f"coalesce(project_id = {THIS_PROJECT}, false)")
     protect("projects", f"pk = {THIS_PROJECT}")
     protect("api_keys", f"project_id = {THIS_PROJECT} OR hash = {THIS_KEY}")

@@ -316,6 +316,8 @@ def unprotected(owner: psycopg.Connection) -> set[str]:
     found = set()
     for table, forced, policies, condition in owner.execute(UNPROTECTED).fetchall():
         whose = f"({'pk' if table == 'projects' else 'project_id'} {OF_THIS_PROJECT})"
+        if table not in ("projects", "api_keys"):
+            whose = f"COALESCE({whose}, false)"
         if table not in SHARED_TABLES and not (
             forced
             and policies == ["memory_app:*:true", "memory_worker:*:true"]

@@ -1,0 +1,361 @@
+"""How Postgres runs the hot queries when there is much to run over: by index, and touching few pages.
+
+The statements are caught on their way to Postgres, and explained as the application's role with the project set, once
+for their values and once as the generic plan that a prepared statement may get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.engine import Engine
+
+from memory_service.core.lane import MAX_LANES, Lane
+from memory_service.core.messages import Tail
+from memory_service.core.tokens import TokenCounts
+from memory_service.store import idempotency, messages, projects, prompts, recall, threads
+from memory_service.store.db import Database, Session
+from memory_service.store.embedded import EmbeddedPostgres
+from memory_service.store.idempotency import Answer, IdempotentCall
+from memory_service.store.messages import NewMessage
+from memory_service.store.migrate import migrate
+from memory_service.store.pages import PageQuery
+from tests.store.conftest import database
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+LONG = 100_000
+OTHERS = 20_000
+KEY = "msk_key_500"
+#: Project 1 has the long thread and half of the others. The rest belongs to many, so Postgres takes a project for small.
+PROJECTS = 2_000
+FILL = f"""
+SET session_replication_role = replica; -- the rows are consistent: foreign keys need no checking
+SET synchronous_commit = off;
+INSERT INTO projects (name, created_at) SELECT 'p' || n, now() FROM generate_series(1, {PROJECTS}) n;
+INSERT INTO api_keys (id, project_id, name, hash, hint, created_at)
+    SELECT 'key_' || n, 1 + n % {PROJECTS}, '', sha256(convert_to('msk_key_' || n, 'UTF8')), '', now()
+    FROM generate_series(1, 5000) n;
+INSERT INTO threads (project_id, id, user_id, created_at, version, last_seq, message_count, last_role)
+    SELECT CASE WHEN n <= {OTHERS} / 2 THEN 1 ELSE 2 + n % {PROJECTS - 1} END, 'thread_' || n,
+        CASE WHEN n % 5 > 0 THEN 'user_' || n % 500 END, timestamptz '2026-10-01Z' + n * interval '1 second', 5, 5, 5,
+        'assistant'
+    FROM generate_series(0, {OTHERS}) n;
+UPDATE threads SET last_seq = {LONG}, message_count = {LONG}, user_id = 'user of the long one' WHERE id = 'thread_0';
+INSERT INTO messages (thread_pk, seq, project_id, id, role, content, latin_tokens, created_at)
+    SELECT 1, n, 1, 'msg_' || n, CASE WHEN n % 2 = 1 THEN 'user' ELSE 'assistant' END,
+        '[{{"type":"text","text":"' || repeat(md5(n::text), 6) || '"}}]', 50, timestamptz '2026-10-01Z'
+    FROM generate_series(1, {LONG}) n;
+INSERT INTO messages (thread_pk, seq, project_id, id, role, content, latin_tokens, created_at)
+    SELECT t.pk, n, t.project_id, 'msg_' || t.pk || '_' || n, CASE WHEN n % 2 = 1 THEN 'user' ELSE 'assistant' END,
+        '[{{"type":"text","text":"' || repeat(md5(n::text), 6) || '"}}]', 50, t.created_at
+    FROM threads t, generate_series(1, 5) n WHERE t.pk > 1;
+INSERT INTO message_terms (thread_pk, seq, project_id, terms)
+    SELECT thread_pk, seq, project_id, decode(repeat(md5(id), 8), 'hex') FROM messages;
+INSERT INTO message_revisions SELECT thread_pk, seq, 5, project_id, '[]' FROM messages WHERE seq % 20 = 5;
+INSERT INTO tool_uses SELECT thread_pk, 'call_' || seq, seq, project_id FROM messages WHERE seq % 4 = 0;
+INSERT INTO prompts (thread_pk, project_id, id, lane_key, thread_version, stable_digest, plan, built_at, recalled_seqs)
+    SELECT 1, 1, 'prompt_' || n, 'lane', n, 'digest', repeat('x', 500), now(), ARRAY[n, n + 1]
+    FROM generate_series(1, 5000) n;
+INSERT INTO prompts (thread_pk, project_id, id, lane_key, thread_version, stable_digest, plan, built_at)
+    SELECT pk, project_id, 'prompt_of_' || pk, 'lane', 1, 'digest', repeat('x', 500), now() FROM threads WHERE pk > 1;
+INSERT INTO stable_texts SELECT pk, 'digest', project_id, '[]' FROM threads;
+INSERT INTO lanes SELECT pk, 'lane_' || n, project_id, '{{}}', now() FROM threads, generate_series(1, 3) n;
+INSERT INTO token_estimates
+    SELECT 1 + n % {PROJECTS}, 'anthropic', 'model_' || n, '{{}}', now() FROM generate_series(1, 5000) n;
+INSERT INTO idempotency_records
+    SELECT t.project_id, 'POST', '/v1/threads/' || t.id || '/messages', 'key_' || n, '\\x00', 201, repeat('x', 300),
+        timestamptz '2026-10-31T12:00Z' + n * interval '1 hour'
+    FROM threads t, generate_series(1, 3) n;
+INSERT INTO assistants (project_id, id, created_at)
+    SELECT CASE WHEN n % 2 = 0 THEN 1 ELSE 1 + n % {PROJECTS} END, 'asst_' || n, now() FROM generate_series(0, 5000) n;
+"""
+
+
+@dataclass(frozen=True)
+class Explained:
+    statement: str
+    nodes: list[dict[str, Any]]
+    pages: int | None  # None for what writes, which is not run
+    rows: int
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: EmbeddedPostgres) -> Iterator[str]:
+    with database(postgres) as url:
+        migrate(url)
+        with psycopg.connect(url, autocommit=True, options="-c search_path=memory,public") as owner:
+            for statement in FILL.split(";\n"):
+                owner.execute(statement.encode())
+            owner.execute("VACUUM ANALYZE")
+        yield url
+
+
+Catch = list[tuple[str, Any]]
+
+
+def explain(
+    url: str, project_id: int | None, use: Callable[[Session], Awaitable[Any]], role: Any = None
+) -> list[Explained]:
+    """Run what uses the store, and explain each statement that it sent."""
+    caught: Catch = []
+
+    def catch(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        caught.append((statement, parameters[0] if many else parameters))
+
+    class RollBack(Exception):
+        pass
+
+    async def run() -> list[Explained]:
+        db = Database(url, pool_size=1, role=role or "memory_app")
+        try:
+            try:
+                async with db.transaction(project_id) as session:
+                    event.listen(Engine, "before_cursor_execute", catch)
+                    try:
+                        await use(session)
+                    finally:
+                        event.remove(Engine, "before_cursor_execute", catch)
+                    raise RollBack
+            except RollBack:
+                pass
+            async with db.read_only(project_id) as session:
+                return [e for statement in caught for e in await explained(session, *statement)]
+        finally:
+            await db.close()
+
+    return asyncio.run(run())
+
+
+async def explained(session: Session, statement: str, parameters: Any) -> list[Explained]:
+    connection = await session.connection()
+    reads = statement.startswith("SELECT") and "FOR UPDATE" not in statement
+    options = "ANALYZE, BUFFERS, TIMING OFF" if reads else "COSTS"
+    custom = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON, {options}) {statement}", parameters)
+    found = [_read(statement, custom.scalar(), reads)]
+    names: list[str] = []
+
+    def numbered(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    generic = re.sub(r"%\((\w+)\)s", numbered, statement).replace("%%", "%")
+    plan = await connection.exec_driver_sql(
+        f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}", execution_options={"no_parameters": True}
+    )
+    return [*found, _read(generic, plan.scalar(), ran=False)]
+
+
+def _read(statement: str, plan: Any, ran: bool) -> Explained:
+    top = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+    nodes: list[dict[str, Any]] = []
+
+    def walk(node: dict[str, Any]) -> None:
+        nodes.append(node)
+        for child in node.get("Plans", []):
+            walk(child)
+
+    walk(top)
+    pages = top["Shared Hit Blocks"] + top["Shared Read Blocks"] if ran else None
+    return Explained(statement, nodes, pages, top.get("Actual Rows", 0))
+
+
+BIG = {
+    *("messages", "message_terms", "message_revisions", "tool_uses", "threads", "prompts", "lanes", "stable_texts"),
+    *("idempotency_records", "api_keys", "token_estimates", "assistants"),
+}
+
+
+def by_index(found: Sequence[Explained], *, pages: int, sorted_rows: int = 100) -> None:
+    assert found, "no statement was caught"
+    for explained in found:
+        shown = f"{explained.statement}\n{json.dumps(explained.nodes[0], indent=1)}"
+        for node in explained.nodes:
+            assert not (node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG), shown
+            if "Sort" in node["Node Type"]:
+                assert node["Plan Rows"] <= sorted_rows, shown
+        assert explained.pages is None or explained.pages <= pages, f"{explained.pages} pages\n{shown}"
+
+
+async def long_thread(session: Session) -> threads.ThreadRecord:
+    return await threads.get_thread(session, "thread_0")
+
+
+def new_message(seq: int) -> NewMessage:
+    return NewMessage(
+        f"msg_new_{seq}", "user", '[{"type":"text","text":"hi"}]', "hi", (f"new_{seq}",), TokenCounts(1, 1), 0, {}, NOW
+    )
+
+
+def test_append(filled: str) -> None:
+    call = IdempotentCall("POST", "/v1/threads/thread_0/messages", "a new key", b"{}")
+
+    async def use(session: Session) -> None:
+        assert await idempotency.claim(session, call, NOW) is None
+        thread = await threads.get_thread(session, "thread_0", lock=True)
+        placed = [(thread.last_seq + 1, new_message(1), b"terms")]
+        await messages.append(session, thread, placed, Tail("user", ()))
+        await idempotency.record(session, call, Answer(201, "{}"), NOW)
+
+    found = explain(filled, 1, use)
+    assert len(found) == 2 * 8, "one statement each: claim, find, lock, three inserts, tail, record"
+    by_index(found, pages=20)
+
+
+def test_a_repeated_append(filled: str) -> None:
+    call = IdempotentCall("POST", "/v1/threads/thread_0/messages", "key_3", b"{}")
+
+    async def use(session: Session) -> None:
+        with pytest.raises(idempotency.IdempotencyConflict):
+            await idempotency.find(session, call, NOW)
+
+    by_index(explain(filled, 1, use), pages=10)
+
+
+Read = Callable[[Session], Awaitable[Any]]
+
+
+async def _of(read: Callable[[Session, threads.ThreadRecord], Awaitable[Any]], session: Session) -> Any:
+    return await read(session, await long_thread(session))
+
+
+def of_long_thread(read: Callable[[Session, int], Awaitable[Any]]) -> Read:
+    """The long thread is the first row."""
+    return lambda session: read(session, 1)
+
+
+MIDDLE = "msg_50000"
+READS: dict[str, tuple[Read, int]] = {
+    "thread by id": (long_thread, 10),
+    "newest messages": (of_long_thread(lambda s, t: messages.list_messages(s, t, PageQuery(20, "desc"))), 20),
+    "oldest messages": (of_long_thread(lambda s, t: messages.list_messages(s, t, PageQuery(20, "asc"))), 20),
+    "messages after one": (
+        of_long_thread(lambda s, t: messages.list_messages(s, t, PageQuery(20, "asc", after=MIDDLE))),
+        25,
+    ),
+    "messages before one": (
+        of_long_thread(lambda s, t: messages.list_messages(s, t, PageQuery(20, "asc", before=MIDDLE))),
+        25,
+    ),
+    "range by seq": (of_long_thread(lambda s, t: messages.range_of(s, t, first_seq=50_000, last_seq=50_099)), 25),
+    "newest of a window": (
+        of_long_thread(lambda s, t: messages.range_of(s, t, first_seq=40_000, last_seq=LONG, limit=200)),
+        40,
+    ),
+    "message by id": (of_long_thread(lambda s, t: messages.get_message(s, t, MIDDLE)), 10),
+    "messages by seq": (of_long_thread(lambda s, t: messages.with_seqs(s, [t] * 64, range(1, 64_001, 1_000))), 400),
+    "ids that are taken": (lambda s: messages.taken_ids(s, [f"msg_{n}" for n in range(500)]), 2_500),
+    "revisions since a version": (of_long_thread(lambda s, t: messages.revisions_at(s, 50, 1)), 20),
+    "prompt by id": (of_long_thread(lambda s, t: prompts.get_prompt(s, t, "prompt_2500")), 10),
+    "newest prompts": (of_long_thread(lambda s, t: prompts.list_prompts(s, t, PageQuery(20, "desc"))), 20),
+    "prompts after one": (
+        of_long_thread(lambda s, t: prompts.list_prompts(s, t, PageQuery(20, "desc", after="prompt_2500"))),
+        25,
+    ),
+    "estimate": (lambda s: prompts.get_estimate(s, "anthropic", "unknown"), 10),
+    "lane": (of_long_thread(lambda s, t: prompts.get_lane(s, t, "unknown")), 10),
+    "stable text": (of_long_thread(lambda s, t: prompts.get_stable_text(s, t, "digest")), 10),
+    "newest threads": (lambda s: threads.list_threads(s, PageQuery(20, "desc"), user_id=None, metadata={}), 30),
+    "threads after one": (
+        lambda s: threads.list_threads(s, PageQuery(20, "desc", after="thread_5000"), user_id=None, metadata={}),
+        35,
+    ),
+    "threads of a user": (
+        lambda s: threads.list_threads(s, PageQuery(10, "desc"), user_id="user_7", metadata={}),
+        40,
+    ),
+    "threads of a user after one": (
+        lambda s: threads.list_threads(s, PageQuery(10, "desc", after="thread_5007"), user_id="user_7", metadata={}),
+        45,
+    ),
+    "assistant by id": (lambda s: threads.get_assistant(s, "asst_2500"), 10),
+    "newest assistants": (lambda s: threads.list_assistants(s, PageQuery(20, "desc")), 60),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_read(filled: str, name: str) -> None:
+    read, pages = READS[name]
+    by_index(explain(filled, 1, read), pages=pages)
+
+
+@pytest.mark.parametrize(("before_seq", "rows"), [(None, LONG), (90_000, 89_999), (1_000, 999)])
+def test_recall_index_of_the_long_thread(filled: str, before_seq: int | None, rows: int) -> None:
+    """All of it is read, in the order of the index: not sorted, and not by scanning what is of other threads."""
+    found = explain(filled, 1, lambda session: recall.thread_index(session, 1, before_seq))
+    by_index(found, pages=rows // 15 + 100)
+
+
+def test_recall_index_of_a_short_thread(filled: str) -> None:
+    by_index(explain(filled, 1, lambda session: recall.thread_index(session, 77)), pages=10)
+
+
+def test_recall_index_of_a_user(filled: str) -> None:
+    """About twenty threads of five messages."""
+    found = explain(filled, 1, lambda session: recall.user_indexes(session, "user_7"))
+    by_index(found, pages=400, sorted_rows=500)
+
+
+def test_writes_within_a_thread(filled: str) -> None:
+    """They find their rows by index; each may sort the few of them."""
+
+    async def use(session: Session) -> None:
+        await prompts.save_stable_text(session, 1, "another digest", "[]")
+        await prompts.save_lane(session, 1, "lane", Lane(1, 0, 0, "digest"), NOW)
+        await prompts.mark_sent(session, 1, "{}", None, NOW)
+        await threads.bump_version(session, 1)
+        await threads.update_thread(session, 1, fields={}, metadata={})
+        await messages.set_tail(session, 1, Tail(), deleted=0)
+
+    by_index(explain(filled, 1, use), pages=10, sorted_rows=MAX_LANES * 2)
+
+
+def test_expired_answers_are_found_by_their_age(filled: str) -> None:
+    async def use(session: Session) -> None:
+        assert await idempotency.delete_expired(session, NOW - timedelta(days=3), limit=100) == 0
+
+    by_index(explain(filled, None, use, "memory_worker"), pages=20, sorted_rows=100)
+
+
+def test_api_key(filled: str) -> None:
+    """The statement inside of the function, with the hash set as the function sets it."""
+
+    async def check() -> list[Explained]:
+        db = Database(filled, pool_size=1)
+        assert await projects.authenticate(db, KEY) == 501
+        async with db.read_only(None) as session:
+            source = await session.scalar(text("SELECT prosrc FROM pg_proc WHERE proname = 'project_of_key'"))
+            inner = re.search(r"RETURN \((SELECT .*)\);", source)
+            assert inner
+            digest = projects.hash_key(KEY)
+            await session.execute(text(f"SELECT set_config('memory.key_hash', '{digest.hex()}', true)"))
+            found = await explained(session, inner[1].replace("sought", "%(sought)s"), {"sought": digest})
+            assert found[0].rows == 1
+        await db.close()
+        return found
+
+    by_index(asyncio.run(check()), pages=10)
+
+
+def test_the_checks_can_fail(filled: str) -> None:
+    async def scan(session: Session) -> None:
+        await session.execute(text("SELECT count(*) FROM messages WHERE content LIKE '%a%'"))
+
+    async def sort(session: Session) -> None:
+        await session.execute(text("SELECT seq FROM messages WHERE thread_pk = 1 ORDER BY id DESC"))
+
+    with pytest.raises(AssertionError, match="Seq Scan"):
+        by_index(explain(filled, 1, scan), pages=1_000_000)
+    with pytest.raises(AssertionError, match="Sort"):
+        by_index(explain(filled, 1, sort), pages=1_000_000)
+    with pytest.raises(AssertionError, match="pages"):
+        by_index(explain(filled, 1, long_thread), pages=1)
