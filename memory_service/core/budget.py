@@ -66,5 +66,6 @@ def low_water(ceiling: float, turn_tokens: float, model: Model, ttl: str) -> flo
     floor = LOW_WATER_FLOOR * ceiling
     if r >= TOKEN_WORTH:
         return floor
-    turns_between_trims = max(2.0, sqrt(2 * (w - r) * ceiling / ((TOKEN_WORTH - r) * d)))
+    # Where system and reserves leave no window at all, the ceiling is below nothing.
+    turns_between_trims = max(2.0, sqrt(2 * (w - r) * max(ceiling, 0.0) / ((TOKEN_WORTH - r) * d)))
     return max(floor, ceiling - (turns_between_trims - 1) * d)

@@ -8,8 +8,9 @@ from itertools import groupby
 from typing import Any
 
 from memory_service.core.canonical import Raw, dumps
+from memory_service.core.layout import Layout, Piece
 from memory_service.core.messages import Block, block_text
-from memory_service.core.prompt import Layout, Piece, Request
+from memory_service.core.request import Request
 
 _DEFAULT_MEDIA_TYPE = "application/octet-stream"
 

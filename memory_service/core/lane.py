@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from memory_service.core.prompt_cache import Entry
+from memory_service.core.volatile import Volatile
 
 MAX_LANES = 8
 
@@ -24,20 +25,6 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True)
-class Volatile:
-    """What stands before the user's own text in the open turn, frozen with the turn's first prompt.
-
-    `recalled` is the explanation of the recalled text, as it is shown.
-    """
-
-    recalled_text: str = ""
-    context_text: str = ""
-    recalled_tokens: int = 0
-    context_tokens: int = 0
-    recalled: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class OpenTurn:
     """The turn that the last prompt was built for. `loop_tail`: the last tool result of its newest prompt."""
 
@@ -48,12 +35,16 @@ class OpenTurn:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """`first_seq` is the window's cut. `edited_seq`: the oldest message changed since the last prompt."""
+    """`first_seq` is the window's cut, `prefix_digest` that of the last prompt up to where the next one may extend it.
+
+    `edited_seq`: the oldest message that was changed since, or whose place in the prompt is touched by a change.
+    """
 
     first_seq: int
     recall_reserve: int
     context_reserve: int
     stable_digest: str
+    prefix_digest: str | None = None
     sent: Tail | None = None
     built: Tail | None = None
     open_turn: OpenTurn | None = None
@@ -68,15 +59,19 @@ class Lane:
         return self.built or self.sent
 
     def after_edit(self, seq: int) -> Lane:
-        """The lane after message `seq` was edited or deleted."""
+        """The lane after message `seq` was edited or deleted.
+
+        Another question, or another text of what was recalled for it, makes the open turn's volatile part stale.
+        """
         turn = self.open_turn
-        untouched = turn and turn.first_seq > seq and all(r["seq"] != seq for r in turn.volatile.recalled)
+        stale = turn and (turn.first_seq == seq or any(r["seq"] == seq for r in turn.volatile.recalled))
+        touched = turn.first_seq if turn and stale else seq
         return replace(
             self,
             sent=self.sent if self.sent and self.sent.seq < seq else None,
             built=self.built if self.built and self.built.seq < seq else None,
-            open_turn=turn if untouched else None,
-            edited_seq=min(seq, self.edited_seq or seq),
+            open_turn=None if stale else turn,
+            edited_seq=min(touched, self.edited_seq or touched),
         )
 
     def after_sent(self, tail: Tail | None) -> Lane:
@@ -96,11 +91,7 @@ class Lane:
                 **state,
                 "sent": Tail(**state["sent"]) if state["sent"] else None,
                 "built": Tail(**state["built"]) if state["built"] else None,
-                "open_turn": turn and OpenTurn(**{**turn, "volatile": volatile_from_json(turn["volatile"])}),
+                "open_turn": turn and OpenTurn(**{**turn, "volatile": Volatile.from_json(turn["volatile"])}),
                 "entries": tuple(Entry(**entry) for entry in state["entries"]),
             }
         )
-
-
-def volatile_from_json(state: Mapping[str, Any]) -> Volatile:
-    return Volatile(**{**state, "recalled": tuple(state["recalled"])})

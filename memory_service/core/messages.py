@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import reduce
+from functools import cached_property
+from itertools import groupby, takewhile
 from typing import Any, Literal
 
 from memory_service.core.tokens import TokenCounts
@@ -17,8 +18,10 @@ Block = Mapping[str, Any]
 THINKING_TYPES = frozenset({"thinking", "redacted_thinking"})
 # Text that stands in for a result nobody recorded, so that an abandoned tool call never makes a thread unusable.
 MISSING_RESULT = "No result was recorded for this tool call."
+_MISSING_RESULT_COUNTS = TokenCounts(latin=9, text_bytes=42)
 # Providers want a user message first; some products greet first.
 OPENED_BY_ASSISTANT = "(The assistant opened this conversation.)"
+_OPENED_BY_ASSISTANT_COUNTS = TokenCounts(messages=1, latin=6, text_bytes=41)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,15 @@ class Message:
     @property
     def text(self) -> str:
         """What a person would read of it: text blocks and the text of tool results, in order."""
-        return "\n".join(block_text(block) for block in self.content if block_text(block))
+        return "\n".join(filter(None, map(block_text, self.content)))
+
+    @property
+    def counts_with_thinking(self) -> TokenCounts:
+        thinking = self.thinking_tokens
+        return self.counts + TokenCounts(latin=thinking, text_bytes=4 * thinking) if thinking else self.counts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Turn:
     """A user message and all that follows until the next one: the unit of truncation."""
 
@@ -54,8 +62,17 @@ class Turn:
         return self.messages[-1].seq
 
     @property
+    def question(self) -> str:
+        """What the user says in it, tool results left out."""
+        return "\n".join(block_text(b) for b in self.messages[0].content if not is_tool_result(b) and block_text(b))
+
+    @cached_property
     def counts(self) -> TokenCounts:
-        return reduce(TokenCounts.__add__, (message.counts for message in self.messages))
+        return TokenCounts.total([message.counts for message in self.messages])
+
+    @property
+    def counts_with_thinking(self) -> TokenCounts:
+        return TokenCounts.total([message.counts_with_thinking for message in self.messages])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +127,13 @@ def opens_turn(role: str, content: Iterable[Block]) -> bool:
 
 
 def group_turns(messages: Sequence[Message]) -> list[Turn]:
-    """Split messages into turns. What stands before the first user message joins the first turn."""
+    """Split messages into turns. What stands before the first user message is a turn of its own."""
     turns: list[list[Message]] = []
     for message in messages:
-        heads_nothing = not turns or not any(opens_turn(m.role, m.content) for m in turns[-1])
-        if opens_turn(message.role, message.content) and not (turns and heads_nothing):
+        if not turns or opens_turn(message.role, message.content):
             turns.append([message])
-        elif turns:
-            turns[-1].append(message)
         else:
-            turns.append([message])
+            turns[-1].append(message)
     return [Turn(tuple(group)) for group in turns]
 
 
@@ -165,51 +179,63 @@ def extend_tail(tail: Tail, role: str, content: Sequence[Block], field: str) -> 
     return Tail(role, tuple(id_ for id_ in tail.open_tool_use_ids if id_ not in results))
 
 
+def mend(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[Repair, ...]]:
+    """`repair` for turns, which stay the turns they were."""
+    messages, repairs = repair([message for turn in turns for message in turn.messages])
+    if not repairs:
+        return tuple(turns), ()
+    mended: list[Turn] = []
+    for turn in reversed(turns):
+        size = len(turn.messages) if len(mended) < len(turns) - 1 else len(messages)
+        mended.insert(0, Turn(tuple(messages[-size:])))
+        del messages[-size:]
+    return tuple(mended), tuple(repairs)
+
+
 def repair(messages: Sequence[Message]) -> tuple[list[Message], list[Repair]]:
     """Make a window acceptable to a provider: a user message first, a result for every tool call that has a successor.
 
-    The added blocks depend only on the messages, so they are the same in every prompt.
+    What is added depends only on the messages, so that it is the same in every prompt, and is counted.
     """
-    repaired = list(messages)
+    repaired: list[Message] = []
     repairs: list[Repair] = []
-    if repaired and repaired[0].role == "assistant":
-        first = repaired[0]
-        opener = Message(
-            first.seq,
-            "",
-            "user",
-            ({"type": "text", "text": OPENED_BY_ASSISTANT},),
-            TokenCounts(),
-            first.created_at,
-        )
-        repaired.insert(0, opener)
-        repairs.append(Repair(first.seq, "opened_by_assistant"))
-    open_ids: list[str] = []
-    last_index = len(repaired) - 1
-    answer_index: int | None = None  # the user message that must hold the results of `open_ids`
-    for index, message in enumerate(repaired):
-        if message.role == "user":
-            if open_ids and answer_index is None:
-                answer_index = index
-            answered = tool_result_ids(message.content)
-            open_ids = [id_ for id_ in open_ids if id_ not in answered]
-        ends_answers = index == last_index or repaired[index + 1].role == "assistant"
-        if message.role == "user" and ends_answers and open_ids and answer_index is not None:
-            target = repaired[answer_index]
-            missing: tuple[Block, ...] = tuple(
-                {"type": "tool_result", "tool_use_id": id_, "content": MISSING_RESULT, "is_error": True}
-                for id_ in open_ids
-            )
-            results = len(tool_result_ids(target.content))
-            content = (*target.content[:results], *missing, *target.content[results:])
-            repaired[answer_index] = replace(target, content=content)
-            repairs += [Repair(target.seq, "missing_tool_result", id_) for id_ in open_ids]
-            open_ids = []
-        if message.role == "assistant":
-            if answer_index is not None:
-                open_ids, answer_index = [], None
-            open_ids += tool_use_ids(message.content)
+    if messages and messages[0].role == "assistant":
+        repaired.append(_opener(messages[0]))
+        repairs.append(Repair(messages[0].seq, "opened_by_assistant"))
+    for role, group in groupby(messages, key=lambda message: message.role):
+        run = list(group)
+        if role == "user" and (missing := _unanswered(repaired, run)):
+            repairs += [Repair(run[0].seq, "missing_tool_result", id_) for id_ in missing]
+            run[0] = _with_missing_results(run[0], missing)
+        repaired += run
     return repaired, repairs
+
+
+def _opener(first: Message) -> Message:
+    content = ({"type": "text", "text": OPENED_BY_ASSISTANT},)
+    return Message(first.seq, "", "user", content, _OPENED_BY_ASSISTANT_COUNTS, first.created_at)
+
+
+def _unanswered(before: Sequence[Message], answers: Sequence[Message]) -> list[str]:
+    """The tool calls of the assistant's messages at the end of `before` that have no result in `answers`."""
+    calls: list[str] = []
+    for message in takewhile(lambda message: message.role == "assistant", reversed(before)):
+        calls[:0] = tool_use_ids(message.content)
+    answered = {id_ for message in answers for id_ in tool_result_ids(message.content)} if calls else ()
+    return [id_ for id_ in calls if id_ not in answered]
+
+
+def _with_missing_results(message: Message, tool_use_ids: Sequence[str]) -> Message:
+    """Results stand before other content, behind those that are there."""
+    missing = [
+        {"type": "tool_result", "tool_use_id": id_, "content": MISSING_RESULT, "is_error": True} for id_ in tool_use_ids
+    ]
+    results = sum(map(is_tool_result, message.content))
+    return replace(
+        message,
+        content=(*message.content[:results], *missing, *message.content[results:]),
+        counts=TokenCounts.total([message.counts, *[_MISSING_RESULT_COUNTS] * len(missing)]),
+    )
 
 
 def _first_repeated(ids: Sequence[str]) -> str | None:

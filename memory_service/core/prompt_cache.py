@@ -2,8 +2,8 @@
 
 Anthropic's rules: an entry is written at each breakpoint, for the exact blocks up to there; a request reads the longest
 entry found by walking back at most 20 positions from each of its breakpoints; a prefix below the model's minimum is not
-cached; an entry lives for its TTL, counted anew from the start of each request that reads it. Other providers find the
-longest prefix they have seen.
+cached; an entry lives for its TTL, counted anew from the start of each request that has a breakpoint there. OpenAI's
+explicit breakpoints are found only where they are marked again. Other providers find the longest prefix they have seen.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memory_service.core.pricing import Model
+from memory_service.core.pricing import CacheRule, Model
 
-LOOK_BACK_POSITIONS = 20
+ANTHROPIC_LOOK_BACK_POSITIONS = 20
 MAX_BREAKPOINTS = 4
 _KEPT_ENTRIES = 12
 
@@ -61,7 +61,7 @@ def predict(
     longest_prefix = model.cache_rule == "longest_prefix"
     ends = [len(positions) - 1] if longest_prefix and positions else list(breakpoints)
     cacheable = [i for i in ends if positions[i].tokens >= model.min_cacheable_tokens]
-    reach = len(positions) if longest_prefix else LOOK_BACK_POSITIONS
+    reach = _look_back(model.cache_rule, len(positions))
     read_at = max((found for i in cacheable if (found := _walk_back(positions, i, reach, alive)) >= 0), default=-1)
     read = positions[read_at].tokens if read_at >= 0 else 0
     last = positions[max(cacheable)].tokens if cacheable else 0
@@ -72,6 +72,17 @@ def predict(
     fresh = tuple(Entry(positions[i].digest, positions[i].tokens, expires_at) for i in held)
     kept = tuple(e for e in alive.values() if e.digest not in {f.digest for f in fresh})
     return Prediction(read, written, max(0, total_tokens - read - written)), (*kept, *fresh)[-_KEPT_ENTRIES:]
+
+
+def _look_back(rule: CacheRule, positions: int) -> int:
+    """How many positions are looked at from a breakpoint on, its own included."""
+    match rule:
+        case "anthropic_breakpoints":
+            return ANTHROPIC_LOOK_BACK_POSITIONS
+        case "openai_breakpoints":
+            return 1
+        case "longest_prefix":
+            return positions
 
 
 def _walk_back(positions: Sequence[Position], start: int, reach: int, alive: dict[str, Entry]) -> int:

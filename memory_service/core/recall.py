@@ -169,7 +169,7 @@ def render_block(candidates: Iterable[Candidate]) -> str:
 
 
 def pack(candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[str], int]) -> list[Recalled]:
-    """Take candidates best first while they fit; what is too long is passed over. `tokens_of` estimates a text."""
+    """Take candidates best first while their block fits; what is too long is passed over. `tokens_of` estimates a text."""
     left = max_tokens - tokens_of(_OPEN + _CLOSE)
     packed: list[Recalled] = []
     for candidate in candidates:
@@ -177,4 +177,7 @@ def pack(candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[
         if tokens <= left:
             packed.append(Recalled(candidate, tokens))
             left -= tokens
+    # Parts may cost a little less than their sum, or more.
+    while packed and tokens_of(render_block(r.candidate for r in packed)) > max_tokens:
+        packed.pop()
     return packed

@@ -8,10 +8,10 @@ and a safety margin: the largest share by which the newest observations exceeded
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
-from typing import Any
+from math import ceil, sqrt
+from typing import Any, Self
 
 # A byte-level tokenizer reports about 4.5 tokens per o200k token, Claude up to 1.5: the prior must be able to go there.
 _PRIOR_STD = (8.0, 4.0, 0.6, 0.8, 0.6, 0.5)
@@ -20,7 +20,19 @@ _DRIFT = 1.005  # old observations fade, so that a provider's new tokenizer is l
 _MARGIN_WINDOW = 32
 _MARGIN_FLOOR = 0.005
 _UNSEEN_MARGIN = 0.10
+# A report far from what is known waits until others say the same: then the provider has a new tokenizer.
+_DOUBT_FACTOR = 2.0
+_DOUBT_STDS = 6.0
+_BELIEVED_AFTER = 3
+# No tokenizer makes more tokens than bytes, or far fewer than o200k_base; a provider adds some text of its own.
+_HIDDEN_TOKENS = 4_000
+_HIDDEN_TOKENS_PER_MESSAGE = 50
+_COARSEST = 0.2
 CALIBRATED_AFTER = 20  # observations
+
+
+_WEIGHTS = range(len(_PRIOR_STD))
+_PRIOR_COVARIANCE = tuple(tuple(_PRIOR_STD[i] ** 2 if i == j else 0.0 for j in _WEIGHTS) for i in _WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,11 @@ class TokenCounts:
             self.images + more.images,
         )
 
+    @classmethod
+    def total(cls, counts: Iterable[TokenCounts]) -> TokenCounts:
+        columns = zip(*((c.messages, c.latin, c.other, c.text_bytes, c.images) for c in counts), strict=True)
+        return cls(*map(sum, columns))
+
     def features(self, requests: int) -> tuple[float, ...]:
         return (float(requests), self.messages, self.latin, self.other, self.text_bytes, self.images)
 
@@ -51,24 +68,40 @@ class Observation:
     counts: TokenCounts
     reported_tokens: int
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether any tokenizer could have made as many tokens of it."""
+        c = self.counts
+        most = c.text_bytes + 4 * c.images + _HIDDEN_TOKENS_PER_MESSAGE * c.messages + _HIDDEN_TOKENS
+        return _COARSEST * (c.latin + c.other) < self.reported_tokens <= most
+
+    @classmethod
+    def from_json(cls, row: Sequence[float]) -> Self:
+        *counts, reported = (int(cell) for cell in row)
+        return cls(TokenCounts(*counts), reported)
+
+    def to_json(self) -> list[float]:
+        return [*self.counts.features(0)[1:], self.reported_tokens]
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEstimate:
-    """Weights (tokens per request, message, latin token, other token, byte, image token) and their covariance."""
+    """Weights (tokens per request, message, latin token, other token, byte, image token) and their covariance.
+
+    `doubted` are the newest reports, if they contradict all that was learnt; none of them has been learnt from.
+    """
 
     weights: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
     recent: tuple[Observation, ...] = ()
     observations: int = 0
+    doubted: tuple[Observation, ...] = ()
 
     @classmethod
     def prior(cls, tokens_per_o200k_token: float) -> TokenEstimate:
         """The estimate for a model that has reported nothing yet."""
-        size = len(_PRIOR_STD)
-        return cls(
-            weights=(4.0, 4.0, tokens_per_o200k_token, tokens_per_o200k_token, 0.0, 1.0),
-            covariance=tuple(tuple(_PRIOR_STD[i] ** 2 if i == j else 0.0 for j in range(size)) for i in range(size)),
-        )
+        weights = (4.0, 4.0, tokens_per_o200k_token, tokens_per_o200k_token, 0.0, 1.0)
+        return cls(weights, _PRIOR_COVARIANCE)
 
     @property
     def calibrated(self) -> bool:
@@ -89,20 +122,41 @@ class TokenEstimate:
 
     def observe(self, counts: TokenCounts, reported_tokens: int) -> TokenEstimate:
         """The estimate after a request with these counts was reported to have that many input tokens."""
-        x = counts.features(1)
-        size = range(len(x))
+        seen = Observation(counts, reported_tokens)
+        if not seen.is_possible:
+            return self
+        if not self._contradicts(seen):
+            return replace(self._learn(seen), doubted=())
+        doubted = (*self.doubted, seen)
+        if len(doubted) < _BELIEVED_AFTER:
+            return replace(self, doubted=doubted)
+        anew = replace(self, covariance=_PRIOR_COVARIANCE, recent=(), doubted=())
+        for believed in doubted:
+            anew = anew._learn(believed)
+        return anew
+
+    def _contradicts(self, seen: Observation) -> bool:
+        expected = max(self._plain(seen.counts, 1), 1.0)
+        if 1 / _DOUBT_FACTOR <= seen.reported_tokens / expected <= _DOUBT_FACTOR:
+            return False
+        x = seen.counts.features(1)
+        variance = sum(x[i] * x[j] * self.covariance[i][j] for i in _WEIGHTS for j in _WEIGHTS) + _noise(expected)
+        return abs(seen.reported_tokens - expected) > _DOUBT_STDS * sqrt(max(variance, 0.0))
+
+    def _learn(self, seen: Observation) -> TokenEstimate:
+        """One step of the Kalman filter."""
+        x = seen.counts.features(1)
         # Forget a little, but never know less than the prior did.
-        fade = [min(_DRIFT, _PRIOR_STD[i] ** 2 / self.covariance[i][i]) ** 0.5 for i in size]
-        spread = [[self.covariance[i][j] * fade[i] * fade[j] for j in size] for i in size]
-        px = [sum(spread[i][j] * x[j] for j in size) for i in size]
-        noise = (_RELATIVE_NOISE * reported_tokens + 1.0) ** 2
-        gain_scale = 1.0 / (sum(x[i] * px[i] for i in size) + noise)
-        error = reported_tokens - self._plain(counts, 1)
+        fade = [min(_DRIFT, _PRIOR_STD[i] ** 2 / self.covariance[i][i]) ** 0.5 for i in _WEIGHTS]
+        spread = [[self.covariance[i][j] * fade[i] * fade[j] for j in _WEIGHTS] for i in _WEIGHTS]
+        px = [sum(spread[i][j] * x[j] for j in _WEIGHTS) for i in _WEIGHTS]
+        gain_scale = 1.0 / (sum(x[i] * px[i] for i in _WEIGHTS) + _noise(seen.reported_tokens))
+        error = seen.reported_tokens - self._plain(seen.counts, 1)
         return replace(
             self,
-            weights=tuple(self.weights[i] + px[i] * gain_scale * error for i in size),
-            covariance=tuple(tuple(spread[i][j] - px[i] * px[j] * gain_scale for j in size) for i in size),
-            recent=(*self.recent, Observation(counts, reported_tokens))[-_MARGIN_WINDOW:],
+            weights=tuple(self.weights[i] + px[i] * gain_scale * error for i in _WEIGHTS),
+            covariance=tuple(tuple(spread[i][j] - px[i] * px[j] * gain_scale for j in _WEIGHTS) for i in _WEIGHTS),
+            recent=(*self.recent, seen)[-_MARGIN_WINDOW:],
             observations=self.observations + 1,
         )
 
@@ -113,21 +167,19 @@ class TokenEstimate:
         return {
             "weights": list(self.weights),
             "covariance": [list(row) for row in self.covariance],
-            "recent": [[*seen.counts.features(0)[1:], seen.reported_tokens] for seen in self.recent],
+            "recent": [seen.to_json() for seen in self.recent],
             "observations": self.observations,
+            "doubted": [seen.to_json() for seen in self.doubted],
         }
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TokenEstimate:
-        def observation(row: Sequence[float]) -> Observation:
-            *counts, reported = (int(cell) for cell in row)
-            return Observation(TokenCounts(*counts), reported)
-
         return cls(
             weights=tuple(state["weights"]),
             covariance=tuple(tuple(row) for row in state["covariance"]),
-            recent=tuple(observation(row) for row in state["recent"]),
+            recent=tuple(map(Observation.from_json, state["recent"])),
             observations=state["observations"],
+            doubted=tuple(map(Observation.from_json, state.get("doubted", ()))),
         )
 
 
@@ -155,6 +207,11 @@ class Scale:
     def per_request(self) -> int:
         """Tokens that a request costs before it says anything."""
         return ceil(max(0.0, self.weights[0]))
+
+
+def _noise(tokens: float) -> float:
+    """Variance of what no linear estimate explains."""
+    return (_RELATIVE_NOISE * tokens + 1.0) ** 2
 
 
 def image_tokens(width: int, height: int) -> int:

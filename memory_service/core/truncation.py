@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 StrategyType = Literal["auto", "last_messages", "disabled", "sliding"]
-TrimReason = Literal["over_ceiling", "cold", "last_messages", "fresh"]
+TrimReason = Literal["over_ceiling", "cold", "last_messages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,13 @@ class TruncationStrategy:
 class TurnSize:
     """A turn as truncation sees it."""
 
-    first_seq: int
     messages: int
     tokens: float
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The window's first turn (an index into the turns given) and why it moved there, if it moved."""
+    """The window's first turn (an index into the turns given) and, where that is not the first, why."""
 
     index: int
     reason: TrimReason | None
@@ -50,24 +49,21 @@ def choose_cut(
 ) -> Cut:
     """Choose the first visible turn among `turns` (oldest first, from the lane's present cut on).
 
-    `more_before` says that the lane is new and the thread is longer than `turns`. `cold`: the provider has forgotten
+    `more_before` says that there are older ones, which did not fit either. `cold`: the provider has forgotten
     the prefix, so that trimming costs nothing now. The newest turn always stays; whether it fits is the caller's
     to check.
     """
     if strategy.type == "disabled" or not turns:
         return Cut(0, None)
     if strategy.type == "last_messages":
-        kept = _newest_messages(turns, strategy.last_messages or 1)
-        kept = max(kept, _newest_within(turns, ceiling))
-        return Cut(kept, "last_messages" if kept else None)
-    total = sum(turn.tokens for turn in turns)
+        newest = _newest_messages(turns, strategy.last_messages or 1)
+        return Cut(max(newest, _newest_within(turns, ceiling)), "last_messages")
     if strategy.type == "sliding":
-        index = _newest_within(turns, ceiling)
-        return Cut(index, "over_ceiling" if index else None)
+        return Cut(_newest_within(turns, ceiling), "over_ceiling")
+    total = sum(turn.tokens for turn in turns)
     if total > ceiling or more_before:
-        index = _newest_within(turns, min(low_water, ceiling))
-        return Cut(index, "fresh" if more_before else "over_ceiling")
-    if cold and total > low_water:
+        return Cut(_newest_within(turns, low_water), "over_ceiling")
+    if cold:
         return Cut(_newest_within(turns, low_water), "cold")
     return Cut(0, None)
 
@@ -83,6 +79,7 @@ def _newest_within(turns: Sequence[TurnSize], tokens: float) -> int:
 
 
 def _newest_messages(turns: Sequence[TurnSize], count: int) -> int:
+    """The same for at most `count` messages."""
     index = len(turns) - 1
     held = turns[index].messages
     while index > 0 and held + turns[index - 1].messages <= count:

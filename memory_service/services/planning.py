@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from memory_service.core import prompt as engine
 from memory_service.core.budget import default_limit, default_recall_tokens
 from memory_service.core.canonical import dumps, loads
-from memory_service.core.lane import Lane, Volatile
+from memory_service.core.lane import Lane
+from memory_service.core.layout import StablePart
 from memory_service.core.messages import Block, Message, extend_tail
 from memory_service.core.pricing import Model, find_model, provider_of
-from memory_service.core.prompt import Prompt, Request, StablePart, Window
-from memory_service.core.recall import Candidate, Recalled, escape, pack, rank, render_block
-from memory_service.core.tokens import Scale, TokenCounts, TokenEstimate
+from memory_service.core.prompt import Prompt, assemble
+from memory_service.core.recall import Candidate, Recalled, pack, rank
+from memory_service.core.request import Request
+from memory_service.core.tokens import Scale, TokenEstimate
 from memory_service.core.truncation import TruncationStrategy
+from memory_service.core.volatile import Volatile, context_block
+from memory_service.core.window import Window, check_open_calls, plan_window
 from memory_service.errors import InvalidInput
 from memory_service.runtime import Runtime
 from memory_service.services.search import excerpt_of
@@ -91,12 +94,12 @@ async def plan(
         content = loads(new.content)
         open_ids = extend_tail(thread.tail, new.role, content, "message.content").open_tool_use_ids
         messages.append(_new_message(new, thread.last_seq + 1))
-    engine.check_open_calls(open_ids, messages)
+    check_open_calls(open_ids, messages)
     recall = spec.recall or RecallSpec()
-    context_text = _context_block(spec.context)
+    context_text = context_block(spec.context)
     context_counts = runtime.counter.count(context_text)
     reserve = recall.max_tokens if recall.max_tokens is not None else default_recall_tokens(request.max_prompt_tokens)
-    window = engine.plan_window(
+    window = plan_window(
         request,
         stable,
         messages,
@@ -115,8 +118,8 @@ async def plan(
         left = window.volatile_tokens_left - scale.ceil(context_counts)
         if recall.enabled:
             recalled = await _recall(runtime, session, thread, window, recall.query, min(reserve, left), scale)
-        volatile = _volatile(runtime, recalled, context_text, scale)
-    prompt = engine.assemble(
+        volatile = Volatile.of(recalled, context_text, lambda text: scale.ceil(runtime.counter.count(text)))
+    prompt = assemble(
         request,
         stable,
         window,
@@ -262,7 +265,7 @@ async def _recall(
     scale: Scale,
 ) -> tuple[Recalled, ...]:
     """Older messages that fit the question, best first."""
-    wanted = query if query is not None else window.open_turn.messages[0].text
+    wanted = query if query is not None else window.open_turn.question
     if window.first_seq <= 1 or max_tokens <= 0 or not wanted:
         return ()
     index = await recall_store.thread_index(session, thread.pk, window.first_seq)
@@ -279,43 +282,4 @@ async def _recall(
             text, is_excerpt = excerpt_of(record, hit.passage)
             candidates.append(Candidate(hit, record.id, record.role, text, is_excerpt, record.created_at))
 
-    def tokens_of(text: str) -> int:
-        return scale.ceil(runtime.counter.count(text))
-
-    packed = pack(candidates, max_tokens, tokens_of)
-    while packed and tokens_of(render_block(r.candidate for r in packed)) > max_tokens:
-        packed.pop()
-    return tuple(packed)
-
-
-def _volatile(runtime: Runtime, recalled: Sequence[Recalled], context_text: str, scale: Scale) -> Volatile:
-    recalled_text = render_block(r.candidate for r in recalled)
-    return Volatile(
-        recalled_text=recalled_text,
-        context_text=context_text,
-        recalled_tokens=_tokens(scale, runtime.counter.count(recalled_text)),
-        context_tokens=_tokens(scale, runtime.counter.count(context_text)),
-        recalled=tuple(explain_recalled(r) for r in recalled),
-    )
-
-
-def _tokens(scale: Scale, counts: TokenCounts) -> int:
-    return scale.ceil(counts)
-
-
-def explain_recalled(recalled: Recalled) -> dict[str, object]:
-    candidate = recalled.candidate
-    return {
-        "message_id": candidate.message_id,
-        "seq": candidate.hit.seq,
-        "score": candidate.hit.score,
-        "why": {"words": candidate.hit.score, "vector": None},
-        "excerpt": candidate.is_excerpt,
-        "tokens": recalled.tokens,
-    }
-
-
-def _context_block(texts: Sequence[str]) -> str:
-    if not texts:
-        return ""
-    return "<request_context>\n" + "\n".join(map(escape, texts)) + "\n</request_context>"
+    return tuple(pack(candidates, max_tokens, lambda text: scale.ceil(runtime.counter.count(text))))

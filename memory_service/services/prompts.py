@@ -10,13 +10,15 @@ from typing import Any
 
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.forms import request_digest, to_request
-from memory_service.core.lane import Tail, Volatile, volatile_from_json
-from memory_service.core.messages import group_turns
+from memory_service.core.lane import Tail
+from memory_service.core.layout import Layout, StablePart, render_pieces
+from memory_service.core.messages import group_turns, mend
 from memory_service.core.pricing import find_model
-from memory_service.core.prompt import Layout, Request, StablePart, render_pieces
+from memory_service.core.request import Request
 from memory_service.core.tokens import TokenCounts
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.usage import ReportedUsage
+from memory_service.core.volatile import Volatile
 from memory_service.errors import Conflict
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest
@@ -167,7 +169,6 @@ def _show(planned: Plan, id: str | None, now: datetime) -> BuiltPrompt:
 def _explain(planned: Plan, digest: str) -> dict[str, Any]:
     prompt, window, request = planned.prompt, planned.window, planned.request
     prediction, model, ttl = prompt.prediction, request.model, request.ttl or "5m"
-    moved = any(b.reason == "trimmed" for b in prompt.breaks)
     first_seq = window.first_seq
     return {
         "provider": request.provider,
@@ -184,7 +185,7 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
         "window": {
             "first_seq": first_seq,
             "last_seq": window.last_seq,
-            "trimmed": moved,
+            "trimmed": window.trimmed,
             "reason": window.trim_reason,
         },
         "recalled": list(prompt.volatile.recalled),
@@ -199,6 +200,9 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
 def _explain_breakpoints(planned: Plan) -> list[dict[str, Any]]:
     prompt = planned.prompt
     layout = prompt.layout
+    ttl = planned.request.breakpoint_ttl
+    if ttl is None:
+        return []
     places: list[dict[str, Any]] = [{"position": "assistant", "seq": None}] if layout.mark_shared else []
     for mark in layout.marks:
         places.append(
@@ -207,7 +211,7 @@ def _explain_breakpoints(planned: Plan) -> list[dict[str, Any]]:
             else {"position": "system", "seq": None}
         )
     return [
-        {**place, "ttl": planned.request.ttl, "tokens_before": prompt.positions[at].tokens}
+        {**place, "ttl": ttl, "tokens_before": prompt.positions[at].tokens}
         for place, at in zip(places, prompt.breakpoints, strict=False)
     ]
 
@@ -233,11 +237,11 @@ async def _rebuild(runtime: Runtime, session: Session, thread_id: str, record: P
     if not messages:
         return replace(shown, request_missing="The messages of this prompt were deleted.")
     tools, shared, own = loads(await prompt_store.get_stable_text(session, record.thread_pk, record.stable_digest))
-    volatile: Volatile = volatile_from_json(json.loads(record.volatile))
-    pieces, _ = render_pieces(group_turns(messages), volatile)
+    volatile = Volatile.from_json(json.loads(record.volatile))
+    turns, _ = mend(group_turns(messages))
     layout = Layout(
         StablePart(tuple(tools), tuple(shared), tuple(own)),
-        pieces,
+        render_pieces(turns, volatile),
         tuple(facts["marks"]),
         facts["mark_shared"],
     )

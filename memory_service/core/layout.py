@@ -1,0 +1,181 @@
+"""All that a provider will see, block by block: stable things first, volatile things last.
+
+    tools | assistant: instructions, documents | thread: instructions, documents | window: closed turns | open turn
+
+In the open turn the volatile text (recalled messages, request context) stands before the user's own text, behind every
+breakpoint of the turn's first request. The next turn's prompt drops it, so that what was cached stays a prefix of what
+comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+from memory_service.core.canonical import dumps
+from memory_service.core.messages import THINKING_TYPES, Block, Turn, is_tool_result
+from memory_service.core.prompt_cache import Position
+from memory_service.core.tokens import Scale, TokenCounts
+from memory_service.core.volatile import Volatile
+
+# Media are shared out as if their JSON were at most this long; their tokens do not grow with it.
+_MEDIA_CHARACTERS = 6_400
+_NOTHING = sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class StablePart:
+    """What stands before every message. `shared` comes from the assistant, `own` from the thread.
+
+    `tool_counts` and `system_counts` are what the two cost, counted by the caller.
+    """
+
+    tools: tuple[Block, ...] = ()
+    shared: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    tool_counts: TokenCounts = TokenCounts()
+    system_counts: TokenCounts = TokenCounts()
+
+    @cached_property
+    def digest(self) -> str:
+        return sha256(dumps([self.tools, self.shared, self.own]).encode()).hexdigest()
+
+    def needs(self, scale: Scale) -> tuple[int, int]:
+        """Tokens of (system, tools); what a request costs by itself counts as system."""
+        return scale.ceil(self.system_counts) + scale.per_request, scale.ceil(self.tool_counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A content block in its place. `json` is its canonical text."""
+
+    role: str
+    seq: int
+    block: Block
+    json: str
+    volatile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a request is rendered from.
+
+    `marks` are breakpoints, as ascending indexes into `pieces`; -1 is the end of the system part. `mark_shared` puts one
+    at the end of what threads share.
+    """
+
+    stable: StablePart
+    pieces: tuple[Piece, ...]
+    marks: tuple[int, ...]
+    mark_shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """All places where a prefix can end, and where among them the parts of a layout end (-1: nothing is before it)."""
+
+    all: tuple[Position, ...]
+    of_pieces: tuple[int, ...]
+    shared_end: int
+    system_end: int
+
+    def of_mark(self, mark: int) -> int:
+        return self.of_pieces[mark] if mark >= 0 else self.system_end
+
+    def digest_at(self, mark: int) -> str:
+        """The digest of all bytes up to a mark."""
+        at = self.of_mark(mark)
+        return self.all[at].digest if at >= 0 else _NOTHING
+
+    def extend(self, digest: str) -> bool:
+        """Whether they begin with the bytes of this digest."""
+        return digest == _NOTHING or any(position.digest == digest for position in self.all)
+
+
+def render_pieces(turns: Sequence[Turn], volatile: Volatile) -> tuple[Piece, ...]:
+    """Mended turns, the last of them open, as content blocks.
+
+    Thinking stays only in the open turn. The volatile text stands there before the user's own, but behind tool results,
+    which a provider wants first.
+    """
+    closed = [
+        _piece(message.role, message.seq, block)
+        for turn in turns[:-1]
+        for message in turn.messages
+        for block in message.content
+        if block.get("type") not in THINKING_TYPES
+    ]
+    opener = turns[-1].messages[0]
+    opening = [_piece(opener.role, opener.seq, block) for block in opener.content]
+    results = sum(map(is_tool_result, opener.content))
+    loop = [_piece(message.role, message.seq, block) for message in turns[-1].messages[1:] for block in message.content]
+    return (*closed, *opening[:results], *_volatile_pieces(volatile, opener.seq), *opening[results:], *loop)
+
+
+def _volatile_pieces(volatile: Volatile, seq: int) -> list[Piece]:
+    texts = (volatile.recalled_text, volatile.context_text)
+    return [_piece("user", seq, {"type": "text", "text": text}, volatile=True) for text in texts if text]
+
+
+def _piece(role: str, seq: int, block: Block, *, volatile: bool = False) -> Piece:
+    return Piece(role, seq, block, dumps(block), volatile)
+
+
+def locate(
+    stable: StablePart,
+    pieces: Sequence[Piece],
+    stable_tokens: tuple[int, int],
+    message_tokens: Mapping[int, float],
+    volatile_tokens: int,
+) -> Positions:
+    """Where prefixes can end, with their digests and their tokens.
+
+    A run of tool calls, and a run of tool results, is one position. `stable_tokens` are those of (system, tools),
+    `message_tokens` those of each seq. Inside these, tokens are shared out by the length of the text.
+    """
+    chain = sha256()
+    positions: list[Position] = []
+    before = 0.0
+    system_tokens, tool_tokens = stable_tokens
+    texts = [dumps(text) for text in (*stable.shared, *stable.own)]
+    for section_tokens, parts in ((tool_tokens, [dumps(tool) for tool in stable.tools]), (system_tokens, texts)):
+        share = section_tokens / max(1, sum(map(len, parts)))
+        for part in parts:
+            chain.update(part.encode())
+            before += share * len(part)
+            positions.append(Position(chain.hexdigest(), round(before)))
+    before = float(system_tokens + tool_tokens)
+    of_pieces: list[int] = []
+    previous: Piece | None = None
+    for piece, tokens in zip(pieces, _share_out(pieces, message_tokens, volatile_tokens), strict=True):
+        chain.update(f"{piece.role}:{piece.json}".encode())
+        before += tokens
+        position = Position(chain.hexdigest(), round(before))
+        if previous and _same_position(previous, piece):
+            positions[-1] = position
+        else:
+            positions.append(position)
+        of_pieces.append(len(positions) - 1)
+        previous = piece
+    shared_end = len(stable.tools) + len(stable.shared) - 1
+    return Positions(tuple(positions), tuple(of_pieces), shared_end, shared_end + len(stable.own))
+
+
+def _share_out(pieces: Sequence[Piece], message_tokens: Mapping[int, float], volatile_tokens: int) -> list[float]:
+    """Tokens of each piece. The volatile ones share theirs apart from the message they stand in."""
+    sizes = [min(len(p.json), _MEDIA_CHARACTERS) if "source" in p.block else len(p.json) for p in pieces]
+    keys = [None if piece.volatile else piece.seq for piece in pieces]
+    totals: dict[int | None, int] = {}
+    for key, size in zip(keys, sizes, strict=True):
+        totals[key] = totals.get(key, 0) + size
+    return [
+        (volatile_tokens if key is None else message_tokens[key]) * size / totals[key]
+        for key, size in zip(keys, sizes, strict=True)
+    ]
+
+
+def _same_position(left: Piece, right: Piece) -> bool:
+    kind = left.block.get("type")
+    return kind in ("tool_use", "tool_result") and right.block.get("type") == kind and left.role == right.role

@@ -1,0 +1,36 @@
+"""What a caller asks of a prompt, with everything optional settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memory_service.core.pricing import Model
+from memory_service.core.truncation import TruncationStrategy
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`ttl` is "5m" or "1h"; None: no breakpoints."""
+
+    provider: str
+    model: Model
+    model_name: str
+    max_prompt_tokens: int
+    max_output_tokens: int
+    strategy: TruncationStrategy
+    ttl: str | None
+
+    @property
+    def ttl_seconds(self) -> int | None:
+        return 3600 if self.ttl == "1h" and self.model.cache_write_1h_ratio else self.model.ttl_seconds
+
+    @property
+    def breakpoint_ttl(self) -> str | None:
+        """How long a breakpoint of this request lives; None where its form has none."""
+        if self.ttl is None or self.provider != "openai":
+            return self.ttl
+        return "30m" if self.model.cache_rule == "openai_breakpoints" else None
+
+    @property
+    def lane_key(self) -> str:
+        return "|".join((self.provider, self.model_name, self.strategy.key, str(self.max_prompt_tokens)))

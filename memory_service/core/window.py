@@ -1,0 +1,235 @@
+"""Which turns a prompt shows verbatim, and whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from memory_service.core.budget import Budget, low_water
+from memory_service.core.lane import Lane
+from memory_service.core.layout import StablePart
+from memory_service.core.messages import Message, Repair, Turn, group_turns, mend, opens_turn
+from memory_service.core.request import Request
+from memory_service.core.tokens import Scale, TokenCounts
+from memory_service.core.truncation import TurnSize, choose_cut
+from memory_service.core.volatile import Volatile
+from memory_service.errors import NoUserMessage, PromptTooLarge
+
+# d, the size of a turn, is taken from the newest ones: the same whatever the budget.
+_MEASURED_TURNS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Why, and from which message on, this prompt does not extend the one before it."""
+
+    reason: str
+    at_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The turns that will be shown verbatim, mended, the last of them open, and what is left for the volatile part.
+
+    `changes` are the reasons why this prompt may not extend the lane's previous one.
+    """
+
+    turns: tuple[Turn, ...]
+    repairs: tuple[Repair, ...]
+    trimmed: bool
+    trim_reason: str | None
+    budget: Budget
+    counts: TokenCounts
+    tokens: int
+    frozen: Volatile | None
+    changes: tuple[Break, ...]
+
+    @property
+    def first_seq(self) -> int:
+        return self.turns[0].first_seq
+
+    @property
+    def last_seq(self) -> int:
+        return self.turns[-1].last_seq
+
+    @property
+    def open_turn(self) -> Turn:
+        return self.turns[-1]
+
+    @property
+    def loop_tail(self) -> int | None:
+        """The last message, once the open turn is a tool loop: from there on its prompts only append."""
+        return self.last_seq if any(m.role == "assistant" for m in self.open_turn.messages) else None
+
+    @property
+    def volatile_tokens_left(self) -> int:
+        return self.budget.limit - self.budget.stable_tokens - self.tokens
+
+
+def plan_window(
+    request: Request,
+    stable: StablePart,
+    messages: Sequence[Message],
+    lane: Lane | None,
+    scale: Scale,
+    *,
+    recall_reserve: int,
+    context_tokens: int,
+    more_before: bool,
+    refresh: bool,
+    now: float,
+) -> Window:
+    """Choose what the prompt shows. `messages` are the lane's window and all newer ones; or the newest of these, enough
+    to fill the budget, with `more_before`.
+
+    Raises NoUserMessage when there is nothing to answer and PromptTooLarge, with figures, when what must be shown does
+    not fit.
+    """
+    _check_ends_with_user(messages)
+    cold = _is_cold(request, lane, now)
+    held = None if cold else lane  # what the lane held back; a dead prefix is planned anew
+    budget = Budget(
+        limit=request.max_prompt_tokens,
+        stable_tokens=sum(stable.needs(scale)),
+        recall_reserve=max(recall_reserve, held.recall_reserve if held else 0),
+        context_reserve=_context_reserve(context_tokens, held),
+    )
+    turns = group_turns(_whole_turns(messages) if more_before else messages)
+    mended, repairs = mend(turns)
+    sizes = _sizes(mended, scale)
+    closed = sizes[-1 - _MEASURED_TURNS : -1] or sizes
+    cut = choose_cut(
+        sizes,
+        request.strategy,
+        ceiling=budget.window_ceiling,
+        low_water=low_water(
+            budget.window_ceiling, sum(s.tokens for s in closed) / len(closed), request.model, request.ttl or "5m"
+        ),
+        more_before=more_before,
+        cold=cold,
+    )
+    # What is mended in a turn may depend on the one before it.
+    shown, repairs = mend(turns[cut.index :]) if cut.index else (mended, repairs)
+    counts = _counts(shown)
+    moved = cut.index > 0 or more_before
+    window = Window(
+        turns=shown,
+        repairs=repairs,
+        trimmed=moved and lane is not None,
+        trim_reason=None if not moved else cut.reason if lane else "fresh",
+        budget=budget,
+        counts=counts,
+        tokens=scale.ceil(counts),
+        frozen=_frozen_volatile(lane, shown[-1], refresh),
+        changes=(),
+    )
+    window = _make_fit(request, window, context_tokens)
+    return replace(window, changes=_changes(lane, stable, window, refresh)) if lane else window
+
+
+def check_open_calls(open_tool_use_ids: Sequence[str], messages: Sequence[Message]) -> None:
+    """Refuse a prompt in the middle of a tool loop, while some calls have a result and others wait for theirs."""
+    if open_tool_use_ids and messages and messages[-1].role == "user":
+        raise _unanswered("Some tool calls still wait for their results", open_tool_use_ids)
+
+
+def _check_ends_with_user(messages: Sequence[Message]) -> None:
+    last = messages[-1] if messages else None
+    if last is None:
+        raise NoUserMessage("The thread has no messages; append a user message, or send one as `message`.")
+    if last.role != "user":
+        if open_calls := [b["id"] for b in last.content if b.get("type") == "tool_use"]:
+            raise _unanswered("The thread ends with tool calls that wait for results", open_calls)
+        raise NoUserMessage(
+            "The thread ends with an assistant message, so there is nothing to answer; append a user message, or send "
+            "one as `message`."
+        )
+
+
+def _unanswered(problem: str, tool_use_ids: Sequence[str]) -> NoUserMessage:
+    return NoUserMessage(
+        f"{problem}; append a user message with a tool_result for each of: {', '.join(tool_use_ids)}.",
+        code="unanswered_tool_use",
+        tool_use_ids=list(tool_use_ids),
+    )
+
+
+def _is_cold(request: Request, lane: Lane | None, now: float) -> bool:
+    if lane is None or lane.last_at is None or request.ttl_seconds is None:
+        return False
+    return now - lane.last_at > request.ttl_seconds
+
+
+def _context_reserve(context_tokens: int, lane: Lane | None) -> int:
+    held = lane.context_reserve if lane else 0
+    # Grows with some slack, so that slowly growing contexts re-plan the window rarely.
+    return held if context_tokens <= held else context_tokens + context_tokens // 4
+
+
+def _whole_turns(messages: Sequence[Message]) -> Sequence[Message]:
+    """Leave out the end of a turn that began before the first message; unless there is nothing else."""
+    first = next((i for i, message in enumerate(messages) if opens_turn(message.role, message.content)), 0)
+    return messages[first:]
+
+
+def _sizes(turns: Sequence[Turn], scale: Scale) -> list[TurnSize]:
+    closed = [TurnSize(len(turn.messages), scale.tokens(turn.counts)) for turn in turns[:-1]]
+    return [*closed, TurnSize(len(turns[-1].messages), scale.tokens(turns[-1].counts_with_thinking))]
+
+
+def _counts(turns: Sequence[Turn]) -> TokenCounts:
+    return TokenCounts.total([*(turn.counts for turn in turns[:-1]), turns[-1].counts_with_thinking])
+
+
+def _frozen_volatile(lane: Lane | None, open_turn: Turn, refresh: bool) -> Volatile | None:
+    if refresh or lane is None or lane.open_turn is None or lane.open_turn.first_seq != open_turn.first_seq:
+        return None
+    return lane.open_turn.volatile
+
+
+def _make_fit(request: Request, window: Window, context_tokens: int) -> Window:
+    """Give up what was recalled before giving up. Raises PromptTooLarge."""
+    frozen = window.frozen
+    if frozen and frozen.recalled_text and frozen.tokens > window.volatile_tokens_left:
+        frozen = frozen.without_recall()
+    needed = frozen.tokens if frozen else context_tokens
+    if needed > window.volatile_tokens_left:
+        raise _too_large(request, window, needed)
+    return replace(window, frozen=frozen)
+
+
+def _too_large(request: Request, window: Window, volatile_tokens: int) -> PromptTooLarge:
+    stable_tokens = window.budget.stable_tokens
+    needed = stable_tokens + window.tokens + volatile_tokens
+    what = "the whole thread" if request.strategy.type == "disabled" else "the newest turn"
+    return PromptTooLarge(
+        f"The prompt needs about {needed} tokens but max_prompt_tokens is {request.max_prompt_tokens}: "
+        f"system and tools {stable_tokens}, {what} {window.tokens}, context {volatile_tokens}. "
+        "Raise max_prompt_tokens or shorten one of these.",
+        needed_tokens=needed,
+        max_prompt_tokens=request.max_prompt_tokens,
+        stable_tokens=stable_tokens,
+        window_tokens=window.tokens,
+        volatile_tokens=volatile_tokens,
+    )
+
+
+def _changes(lane: Lane, stable: StablePart, window: Window, refresh: bool) -> tuple[Break, ...]:
+    """What is different from the lane's previous prompt, with the first message it touches."""
+    first, open_seq = window.first_seq, window.open_turn.first_seq
+    changes = []
+    if lane.stable_digest != stable.digest:
+        changes.append(Break("instructions_changed", first))
+    if window.trimmed:
+        changes.append(Break("trimmed", first))
+    edited = lane.edited_seq
+    if edited is not None and edited >= (first if window.trimmed else lane.first_seq):
+        changes.append(Break("edited", edited))
+    turn = lane.open_turn
+    if turn and turn.first_seq != open_seq and turn.first_seq >= first:
+        changes.append(Break("turn_closed", turn.first_seq))
+    if turn and turn.first_seq == open_seq and refresh:
+        changes.append(Break("refreshed", open_seq))
+    if turn and window.frozen and window.frozen != turn.volatile:
+        changes.append(Break("recall_dropped", open_seq))
+    return tuple(changes)
