@@ -1,0 +1,245 @@
+"""The pool and its transactions when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from memory_service.errors import InvalidInput, Unavailable
+from memory_service.services.lifecycle import create_key
+from memory_service.store import projects, threads
+from memory_service.store.db import Database, Session
+from memory_service.store.embedded import EmbeddedPostgres
+from memory_service.store.migrate import migrate
+from tests.e2e.proxy import Break, proxied
+from tests.store.conftest import database
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def url(postgres: EmbeddedPostgres) -> Any:
+    """A database whose connections are this module's only."""
+    with database(postgres) as made:
+        migrate(made)
+        asyncio.run(create_key(made, "p", "k", NOW))
+        yield made
+
+
+def with_database(url: str, body: Callable[[Database], Coroutine[Any, Any, None]], **options: Any) -> None:
+    async def run() -> None:
+        db = Database(url, **options)
+        try:
+            await body(db)
+        finally:
+            await db.close()
+
+    asyncio.run(run())
+
+
+async def create(session: Session, id: str) -> None:
+    await threads.create_thread(session, id=id, now=NOW, metadata={}, fields={})
+
+
+async def exists(db: Database, id: str) -> bool:
+    async with db.read_only(1) as session:
+        return bool(await session.scalar(text("SELECT count(*) FROM threads WHERE id = :id"), {"id": id}))
+
+
+def end_connections(url: str) -> int:
+    """As a restart of the server would."""
+    with psycopg.connect(url) as admin:
+        ended = admin.execute(
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'memory-service'"
+        ).fetchone()
+        assert ended
+        return int(ended[0])
+
+
+def connections(url: str) -> tuple[int, int]:
+    """How many there are, and how many of them are not idle."""
+    with psycopg.connect(url) as admin:
+        row = admin.execute(
+            "SELECT count(*), count(*) FILTER (WHERE state <> 'idle') FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'memory-service'"
+        ).fetchone()
+    assert row
+    return row[0], row[1]
+
+
+def test_busy_connections(url: str) -> None:
+    async def body(db: Database) -> None:
+        async with db.transaction(1):
+            with pytest.raises(Unavailable, match="connections are busy"):
+                async with db.transaction(1):
+                    raise AssertionError("there is only one connection")
+            with pytest.raises(Unavailable, match="connections are busy"):
+                await projects.authenticate(db, "msk_x")
+        async with db.transaction(1) as session:
+            await create(session, "thread_after_busy")
+        assert await exists(db, "thread_after_busy")
+
+    with_database(url, body, pool_size=1, pool_timeout_seconds=0.05)
+
+
+def test_stale_connections_cost_nobody_a_request(url: str) -> None:
+    async def fill(db: Database) -> None:
+        async def use() -> None:
+            async with db.read_only(1) as session:
+                await session.execute(text("SELECT 1"))
+                await barrier.wait()
+
+        barrier = asyncio.Barrier(4)
+        await asyncio.gather(*(use() for _ in range(4)))
+
+    async def body(db: Database) -> None:
+        for first in (db.transaction, db.read_only):
+            await fill(db)
+            assert await asyncio.to_thread(end_connections, url) == 4
+            async with first(1) as session:
+                assert await session.scalar(text("SELECT 1")) == 1
+            await fill(db)
+        await fill(db)
+        assert await asyncio.to_thread(end_connections, url) == 4
+        assert await projects.authenticate(db, "msk_x") is None
+
+    with_database(url, body, pool_size=4)
+
+
+def test_connection_that_breaks_within_a_transaction(url: str) -> None:
+    async def body(db: Database) -> None:
+        async def lose_it() -> None:
+            async with db.transaction(1) as session:
+                await create(session, "thread_lost")
+                await asyncio.to_thread(end_connections, url)
+                await session.execute(text("SELECT 1"))
+
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await lose_it()
+        assert not await exists(db, "thread_lost")
+
+    with_database(url, body, pool_size=1)
+
+
+@pytest.mark.parametrize(("when", "kept"), [("before", False), ("after", True)])
+def test_connection_that_breaks_at_the_commit(url: str, temporary_dir: Path, when: Break, kept: bool) -> None:
+    """Nobody can know then, and the error says that it is worth another try."""
+    with proxied(url, temporary_dir / f"proxy-{when}") as (proxy, through):
+
+        async def body(db: Database) -> None:
+            assert not await exists(db, f"thread_{when}")  # connected now
+            proxy.break_next_commit(when)
+            with pytest.raises(Unavailable, match="cannot be reached"):
+                async with db.transaction(1) as session:
+                    await create(session, f"thread_{when}")
+            assert proxy.broken == 1
+            assert await exists(db, f"thread_{when}") == kept
+
+        with_database(through, body, pool_size=2)
+
+
+def test_server_that_is_away(url: str, temporary_dir: Path) -> None:
+    async def body(db: Database) -> None:
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            async with db.transaction(1):
+                raise AssertionError("there is no server")
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await projects.authenticate(db, "msk_x")
+
+    with_database(f"postgresql://u@/db?host={temporary_dir}", body)
+
+
+async def wait_for(db: Database, held: asyncio.Event, other: asyncio.Event, first: str, second: str) -> None:
+    async with db.transaction(1) as session:
+        await threads.get_thread(session, first, lock=True)
+        held.set()
+        await other.wait()
+        await threads.get_thread(session, second, lock=True)
+
+
+async def wait_briefly(db: Database, id: str) -> None:
+    async with db.transaction(1) as session:
+        await session.execute(text("SET LOCAL lock_timeout = '10ms'"))
+        await threads.get_thread(session, id, lock=True)
+
+
+def test_deadlock_and_lock_timeout_are_worth_another_try(url: str) -> None:
+    async def body(db: Database) -> None:
+        async with db.transaction(1) as session:
+            for id_ in ("thread_a", "thread_b"):
+                await create(session, id_)
+        a, b = asyncio.Event(), asyncio.Event()
+        outcomes = await asyncio.gather(
+            wait_for(db, a, b, "thread_a", "thread_b"),
+            wait_for(db, b, a, "thread_b", "thread_a"),
+            return_exceptions=True,
+        )
+        (refused,) = filter(None, outcomes)
+        assert isinstance(refused, Unavailable)
+        async with db.transaction(1) as session:
+            await threads.get_thread(session, "thread_a", lock=True)
+            with pytest.raises(Unavailable, match="same thread"):
+                await wait_briefly(db, "thread_a")
+
+    with_database(url, body, pool_size=2)
+
+
+def test_what_is_wrong_with_the_request_or_the_code_is_not_called_unavailable(url: str) -> None:
+    async def body(db: Database) -> None:
+        with pytest.raises(InvalidInput, match="cannot be stored"):
+            async with db.transaction(1) as session:
+                await session.execute(text("SELECT convert_from('\\xff', 'UTF8')"))
+        with pytest.raises(ProgrammingError):
+            async with db.transaction(1) as session:
+                await session.execute(text("SELECT :given"), {"given": object()})
+        with pytest.raises(ProgrammingError):
+            async with db.transaction(1) as session:
+                await session.execute(text("SELECT no_such_column"))
+
+    with_database(url, body, pool_size=1)
+
+
+def test_cancelled_transactions_give_their_connections_back(url: str) -> None:
+    """Cancelled at two hundred different moments: while waiting, connecting, beginning, working, committing."""
+
+    async def work(db: Database, n: int) -> None:
+        await projects.authenticate(db, "msk_x")
+        async with db.transaction(1) as session:
+            await create(session, f"thread_cancelled_{n}")
+            await session.execute(text("SELECT pg_sleep(0.001)"))
+
+    async def cancel_after(db: Database, n: int, steps: int) -> int:
+        tasks = [asyncio.create_task(work(db, 4 * n + k)) for k in range(4)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        return sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+
+    async def body(db: Database) -> None:
+        assert sum([await cancel_after(db, n, n // 2) for n in range(200)]) > 100
+        barrier = asyncio.Barrier(2)
+
+        async def hold() -> None:
+            async with db.transaction(1) as session:
+                await session.execute(text("SELECT 1"))
+                await barrier.wait()
+
+        await asyncio.gather(hold(), hold())  # both connections are there
+        # What was cancelled while it connected closes when it is collected.
+        async with asyncio.timeout(10):
+            while await asyncio.to_thread(connections, url) != (2, 0):
+                gc.collect()
+
+    with_database(url, body, pool_size=2)
