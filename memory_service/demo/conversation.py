@@ -22,6 +22,11 @@ class Line:
     created_at: datetime | None = None
     expects: tuple[str, ...] = ()
 
+    @property
+    def answers_tools(self) -> bool:
+        """Whether it goes on with a tool loop instead of asking something new."""
+        return not isinstance(self.content, str) and any(block.get("type") == "tool_result" for block in self.content)
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from memory_service.demo.conversation import Conversation, Line
+from memory_service.demo.conversation import Conversation
 from memory_service.demo.engine import Engine
 
 _BYTES_PER_TOKEN = 4.4
-_SMALLEST_ENGINE_BUDGET = 4_096
-_LARGEST_ENGINE_BUDGET = 24_576
-_SMALLEST_ECHO_BUDGET = 1_024
-_LARGEST_ECHO_BUDGET = 32_000
+_SMALLEST_BUDGET_BYTES = 4_096
+_LARGEST_BUDGET_BYTES = 24_576
+_OVERHEAD_BYTES_PER_MESSAGE = 16
 
 
 class PlayedModel(Protocol):
@@ -46,8 +45,7 @@ class EngineModel:
         return self._client.messages.create(**prompt.request).usage
 
     def budget_for(self, conversation: Conversation, share: float) -> int:
-        wanted = int(_bytes(conversation) * share)
-        return min(_LARGEST_ENGINE_BUDGET, max(_SMALLEST_ENGINE_BUDGET, wanted))
+        return _budget_bytes(conversation, share)
 
 
 class EchoModel:
@@ -67,13 +65,21 @@ class EchoModel:
         }
 
     def budget_for(self, conversation: Conversation, share: float) -> int:
-        wanted = int(_bytes(conversation) / _BYTES_PER_TOKEN * share)
-        return min(_LARGEST_ECHO_BUDGET, max(_SMALLEST_ECHO_BUDGET, wanted))
+        return int(_budget_bytes(conversation, share) / _BYTES_PER_TOKEN)
 
 
-def _bytes(conversation: Conversation) -> int:
-    return sum(len(_text(line).encode()) for line in conversation.lines)
+def _budget_bytes(conversation: Conversation, share: float) -> int:
+    """A share of the conversation, but never less than its largest turn needs beside the system part."""
+    turns: list[int] = []
+    for line in conversation.lines:
+        size = _bytes(line.content) + _OVERHEAD_BYTES_PER_MESSAGE
+        if not turns or (line.role == "user" and not line.answers_tools):
+            turns.append(0)
+        turns[-1] += size
+    wanted = min(_LARGEST_BUDGET_BYTES, max(_SMALLEST_BUDGET_BYTES, int(sum(turns) * share)))
+    needed = _bytes(conversation.system or "") + 2 * max(turns, default=0)
+    return max(wanted, needed)
 
 
-def _text(line: Line) -> str:
-    return line.content if isinstance(line.content, str) else str(line.content)
+def _bytes(content: str | list[dict[str, Any]]) -> int:
+    return len((content if isinstance(content, str) else str(content)).encode())

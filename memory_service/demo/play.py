@@ -17,12 +17,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from memory_service.core.messages import block_text
 from memory_service.demo.conversation import Conversation, Line
 from memory_service.demo.engine import Engine
 from memory_service.demo.models import EchoModel, EngineModel, PlayedModel
@@ -30,15 +31,17 @@ from memory_service.demo.sample import load_sample
 from memory_service.demo.sources import load_conversation
 from memory_service.errors import MemoryServiceError
 
+if TYPE_CHECKING:
+    from memory_client import MemoryClient
+
 # So small that the window must move, and recall must work, in any conversation worth playing.
 _BUDGET_SHARE = 0.45
-_EXCERPT_CHARACTERS = 76
 _SHOWN_QUESTIONS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """An older message that came back for a question."""
+    """An older message that came back for a question; `expected` if the conversation says that it is the answer."""
 
     question: str
     excerpt: str
@@ -103,19 +106,29 @@ def play(source: Path | None, data_dir: Path | None, max_prompt_tokens: int | No
 
 def _play(conversation: Conversation, model: PlayedModel, url: str, key: str, budget: int, console: Console) -> Played:
     try:
-        from memory_client import MemoryClient
+        from memory_client import MemoryClient, MemoryClientError
     except ImportError as error:
         raise MemoryServiceError("The demo talks to the service with memory-client; install clients/python.") from error
 
-    lines = conversation.lines
     played = Played(conversation.title, model.name, model.measured, budget)
+    try:
+        with MemoryClient(url, key) as client:
+            _play_lines(conversation, model, client, budget, played, console)
+    except MemoryClientError as error:
+        raise MemoryServiceError(f"The service refused: {error}") from error
+    return played
+
+
+def _play_lines(
+    conversation: Conversation, model: PlayedModel, client: MemoryClient, budget: int, played: Played, console: Console
+) -> None:
+    lines = conversation.lines
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with MemoryClient(url, key) as client, Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("Playing", total=len(lines))
         thread = client.with_options(default_headers=_clock(lines[0].created_at)).threads.create(
             instructions=conversation.system, user_id="demo"
         )
-        asked = 0
         for index, line in enumerate(lines):
             progress.advance(task)
             at = client.with_options(default_headers=_clock(line.created_at))
@@ -124,7 +137,6 @@ def _play(conversation: Conversation, model: PlayedModel, url: str, key: str, bu
                 if line.role == "user" or not _was_reply(lines, index):
                     at.threads.messages.append(thread.id, line.role, line.content)
                 continue
-            asked += 1
             prompt = at.threads.prompts.build(
                 thread.id,
                 provider=model.provider,
@@ -140,7 +152,6 @@ def _play(conversation: Conversation, model: PlayedModel, url: str, key: str, bu
                 thread.id, prompt.id, usage=usage, message={"role": "assistant", "content": reply.content}
             )
             _take_notes(played, line, prompt, report, lines)
-    return played
 
 
 def _was_reply(lines: list[Line], index: int) -> bool:
@@ -154,24 +165,23 @@ def _take_notes(played: Played, line: Line, prompt: Any, report: Any, lines: lis
     played.read_tokens.append(read)
     played.prompt_tokens.append(read + reported["cache_write_tokens"] + reported["uncached_tokens"])
     played.trims += prompt.window.trimmed
-    if not line.expects:
-        return
     request = json.dumps(prompt.request, ensure_ascii=False)
-    hits = [text for text in line.expects if json.dumps(text, ensure_ascii=False)[1:-1] in request]
     played.expected += len(line.expects)
-    played.found += len(hits)
+    played.found += sum(json.dumps(text, ensure_ascii=False)[1:-1] in request for text in line.expects)
+    if line.answers_tools:
+        return  # the turn's first prompt recalled already; what it brought back stands frozen
     for recalled in prompt.recalled:
         text = _plain(lines[recalled.seq - 1].content)
         expected = next((wanted for wanted in line.expects if wanted in text), None)
-        if expected:
-            ago = (prompt.window.last_seq - recalled.seq) // 2
-            played.recalls.append(Recall(_plain(line.content), expected, ago, recalled.score or 0.0, expected=True))
+        if expected or (recalled is prompt.recalled[0] and not line.expects):
+            turns_ago = (prompt.window.last_seq - recalled.seq) // 2
+            played.recalls.append(
+                Recall(_plain(line.content), expected or text, turns_ago, recalled.score or 0.0, expected is not None)
+            )
 
 
 def _plain(content: str | list[dict[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    return " ".join(str(block.get("text", "")) for block in content)
+    return content if isinstance(content, str) else " ".join(filter(None, map(block_text, content)))
 
 
 def _clock(moment: datetime | None) -> dict[str, str]:
@@ -194,23 +204,24 @@ def _print(played: Played, console: Console) -> None:
         table.add_row("old facts asked for that were in the prompt", f"{played.found} of {played.expected}")
     console.print()
     console.print(table)
-    if not played.recalls:
+    # What was asked for says most; without questions known beforehand, the strongest matches do.
+    recalls = [r for r in played.recalls if r.expected] or sorted(played.recalls, key=lambda r: -r.score)
+    if not recalls:
         return
-    recalls = Table(title="What was brought back, and why", title_justify="left")
-    recalls.add_column("asked", max_width=_EXCERPT_CHARACTERS // 2)
-    recalls.add_column("brought back", max_width=_EXCERPT_CHARACTERS // 2)
-    recalls.add_column("turns ago", justify="right")
-    recalls.add_column("score (words)", justify="right")
-    for recall in played.recalls[:_SHOWN_QUESTIONS]:
-        recalls.add_row(_short(recall.question), _short(recall.excerpt), str(recall.turns_ago), f"{recall.score:.1f}")
-    console.print(recalls)
-    if len(played.recalls) > _SHOWN_QUESTIONS:
-        console.print(f"… and {len(played.recalls) - _SHOWN_QUESTIONS} more (--json has all).")
+    table = Table(title="What was brought back, and why", title_justify="left", expand=True)
+    table.add_column("asked", no_wrap=True, overflow="ellipsis", ratio=5)
+    table.add_column("brought back", no_wrap=True, overflow="ellipsis", ratio=4)
+    table.add_column("turns ago", justify="right")
+    table.add_column("score by words", justify="right")
+    for recall in recalls[:_SHOWN_QUESTIONS]:
+        table.add_row(_line(recall.question), _line(recall.excerpt), str(recall.turns_ago), f"{recall.score:.1f}")
+    console.print(table)
+    if len(recalls) > _SHOWN_QUESTIONS:
+        console.print(f"… and {len(recalls) - _SHOWN_QUESTIONS} more (--json has all).")
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _EXCERPT_CHARACTERS else line[: _EXCERPT_CHARACTERS - 1] + "…"
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 @contextmanager
