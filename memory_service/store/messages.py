@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
@@ -21,6 +22,40 @@ from memory_service.store.threads import ThreadRecord
 _MESSAGE = (
     "thread_pk, seq, id, role, content, status, revision, latin_tokens, other_tokens, text_bytes, image_tokens,"
     " thinking_tokens, run_id, metadata, created_at"
+)
+
+# What `append` writes of a message, with the types of the arrays it is passed in.
+_APPENDED = {
+    "seq": "int",
+    "id": "text",
+    "role": "text",
+    "content": "text",
+    "status": "text",
+    "latin_tokens": "int",
+    "other_tokens": "int",
+    "text_bytes": "int",
+    "image_tokens": "int",
+    "thinking_tokens": "int",
+    "run_id": "text",
+    "metadata": "jsonb",
+    "created_at": "timestamptz",
+}
+# One statement, because a round trip costs more than a row.
+_APPEND = text(
+    f"""
+    WITH new AS (
+        SELECT * FROM unnest({", ".join(f"CAST(:{name} AS {type_}[])" for name, type_ in _APPENDED.items())},
+            CAST(:terms AS bytea[])) AS new ({", ".join(_APPENDED)}, terms)
+    ), message AS (
+        INSERT INTO messages (thread_pk, project_id, {", ".join(_APPENDED)})
+        SELECT :thread_pk, :project_id, {", ".join(_APPENDED)} FROM new
+    ), entry AS (
+        INSERT INTO message_terms (thread_pk, project_id, seq, terms)
+        SELECT :thread_pk, :project_id, seq, terms FROM new WHERE terms <> ''
+    )
+    UPDATE threads SET last_seq = :last_seq, message_count = message_count + :count, version = version + 1,
+        last_role = :last_role, open_tool_use_ids = :open_ids WHERE pk = :thread_pk
+    """
 )
 
 
@@ -80,11 +115,10 @@ async def append(
     Raises InvalidMessage when a tool_use id was used in the thread before, or a message id in the project.
     """
     project_id = session.info["project_id"]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "thread_pk": thread.pk,
             "seq": seq,
-            "project_id": project_id,
             "id": message.id,
             "role": message.role,
             "content": message.content,
@@ -100,37 +134,31 @@ async def append(
         }
         for seq, message, _ in placed
     ]
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in _APPENDED}
+    columns["metadata"] = [metadata and dumps(metadata) for metadata in columns["metadata"]]
     try:
-        await session.execute(insert(tables.Message.__table__), rows)  # type: ignore[attr-defined]
+        await session.execute(
+            _APPEND,
+            {
+                **columns,
+                "terms": [entry for _, _, entry in placed],
+                "thread_pk": thread.pk,
+                "project_id": project_id,
+                "last_seq": placed[-1][0],
+                "count": len(placed),
+                "last_role": tail.last_role,
+                "open_ids": list(tail.open_tool_use_ids),
+            },
+        )
         uses = [
-            {"thread_pk": thread.pk, "seq": row["seq"], "project_id": project_id, "tool_use_id": id_}
-            for row, (_, message, _) in zip(rows, placed, strict=True)
+            {"thread_pk": thread.pk, "seq": seq, "project_id": project_id, "tool_use_id": id_}
+            for seq, message, _ in placed
             for id_ in message.tool_use_ids
         ]
         if uses:
             await session.execute(insert(tables.ToolUse.__table__), uses)  # type: ignore[attr-defined]
     except IntegrityError as error:
         raise _explain(error) from error
-    indexed = [
-        {"thread_pk": thread.pk, "seq": seq, "project_id": project_id, "terms": entry}
-        for seq, _, entry in placed
-        if entry
-    ]
-    if indexed:
-        await session.execute(insert(tables.MessageTerms.__table__), indexed)  # type: ignore[attr-defined]
-    await session.execute(
-        text(
-            "UPDATE threads SET last_seq = :last_seq, message_count = message_count + :count,"
-            " version = version + 1, last_role = :last_role, open_tool_use_ids = :open_ids WHERE pk = :pk"
-        ),
-        {
-            "pk": thread.pk,
-            "last_seq": placed[-1][0],
-            "count": len(placed),
-            "last_role": tail.last_role,
-            "open_ids": list(tail.open_tool_use_ids),
-        },
-    )
     fields = MessageRecord.__slots__
     return [MessageRecord(**{name: row.get(name, 1) for name in fields}) for row in rows]
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from memory_service.store.db import IN_BINARY
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadIndex:
@@ -26,6 +28,7 @@ async def thread_index(session: AsyncSession, thread_pk: int, before_seq: int | 
             + (" AND seq < :before_seq" if before_seq is not None else "")
         ),
         {"thread_pk": thread_pk, "before_seq": before_seq},
+        execution_options=IN_BINARY,
     )
     return bytes(index) if index is not None else b""
 
@@ -38,5 +41,6 @@ async def user_indexes(session: AsyncSession, user_id: str) -> Sequence[ThreadIn
             " WHERE t.project_id = :project_id AND t.user_id = :user_id GROUP BY t.pk, t.id ORDER BY t.pk"
         ),
         {"project_id": session.info["project_id"], "user_id": user_id},
+        execution_options=IN_BINARY,
     )
     return [ThreadIndex(row.pk, row.id, bytes(row.entries)) for row in rows]
