@@ -112,18 +112,14 @@ async def _store(
         await ingest.append(session, thread, [new], ["message."])
     shown = _show(planned, new_id("prompt", now), now)
     stable = prompt.layout.stable
-    await prompt_store.save_stable_text(
-        session, thread.pk, stable.digest, dumps([stable.tools, stable.shared, stable.own])
-    )
-    version = await bump_version(session, thread.pk)
     assert shown.id
     await prompt_store.add_prompt(
         session,
         id=shown.id,
         thread_pk=thread.pk,
-        thread_version=version,
         lane_key=planned.request.lane_key,
         stable_digest=stable.digest,
+        stable_text=dumps([stable.tools, stable.shared, stable.own]),
         plan=dumps({**shown.explanation, "rebuild": _rebuild_facts(planned)}),
         volatile=dumps(asdict(prompt.volatile)),
         recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
@@ -307,7 +303,8 @@ async def report_usage(
     if lane is not None and facts["tail"]:
         sent = lane.after_sent(Tail(**facts["tail"]))
         await prompt_store.save_lane(session, thread.pk, record.lane_key, sent, now)
-    await bump_version(session, thread.pk)
+    if not appended:
+        await bump_version(session, thread.pk)
     fresh = await prompt_store.get_prompt(session, thread.pk, prompt_id)
     return Reported(show_stored(thread_id, fresh), appended[0] if appended else None)
 

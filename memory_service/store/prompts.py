@@ -54,9 +54,12 @@ async def save_lane(session: AsyncSession, thread_pk: int, key: str, lane: Lane,
     """Store a lane; a thread keeps its newest MAX_LANES."""
     await session.execute(
         text(
-            "INSERT INTO lanes (thread_pk, key, project_id, state, updated_at)"
+            # The DELETE does not see what the INSERT did.
+            "WITH saved AS (INSERT INTO lanes (thread_pk, key, project_id, state, updated_at)"
             " VALUES (:thread_pk, :key, :project_id, :state, :now)"
-            " ON CONFLICT (thread_pk, key) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at"
+            " ON CONFLICT (thread_pk, key) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at)"
+            " DELETE FROM lanes WHERE thread_pk = :thread_pk AND key IN (SELECT key FROM lanes"
+            " WHERE thread_pk = :thread_pk AND key <> :key ORDER BY updated_at DESC, key OFFSET :others)"
         ),
         {
             "thread_pk": thread_pk,
@@ -64,14 +67,8 @@ async def save_lane(session: AsyncSession, thread_pk: int, key: str, lane: Lane,
             "project_id": session.info["project_id"],
             "state": dumps(lane.to_json()),
             "now": now,
+            "others": MAX_LANES - 1,
         },
-    )
-    await session.execute(
-        text(
-            "DELETE FROM lanes WHERE thread_pk = :thread_pk AND key IN (SELECT key FROM lanes"
-            " WHERE thread_pk = :thread_pk ORDER BY updated_at DESC, key OFFSET :kept)"
-        ),
-        {"thread_pk": thread_pk, "kept": MAX_LANES},
     )
 
 
@@ -91,21 +88,6 @@ async def mark_edited(session: AsyncSession, thread_pk: int, seq: int) -> None:
         )
 
 
-async def save_stable_text(session: AsyncSession, thread_pk: int, digest: str, content: str) -> None:
-    await session.execute(
-        text(
-            "INSERT INTO stable_texts (thread_pk, digest, project_id, content)"
-            " VALUES (:thread_pk, :digest, :project_id, :content) ON CONFLICT (thread_pk, digest) DO NOTHING"
-        ),
-        {
-            "thread_pk": thread_pk,
-            "digest": digest,
-            "project_id": session.info["project_id"],
-            "content": content,
-        },
-    )
-
-
 async def get_stable_text(session: AsyncSession, thread_pk: int, digest: str) -> str:
     content = await session.scalar(
         text("SELECT content FROM stable_texts WHERE thread_pk = :thread_pk AND digest = :digest"),
@@ -120,27 +102,31 @@ async def add_prompt(
     *,
     id: str,
     thread_pk: int,
-    thread_version: int,
     lane_key: str,
     stable_digest: str,
+    stable_text: str,
     plan: str,
     volatile: str,
     recalled_seqs: Sequence[int],
     now: datetime,
 ) -> None:
+    """Store a prompt, and its stable text unless the thread has it. The thread's version moves, and is the prompt's."""
     await session.execute(
         text(
-            "INSERT INTO prompts (id, thread_pk, project_id, lane_key, thread_version, stable_digest, plan, volatile,"
-            " recalled_seqs, built_at) VALUES (:id, :thread_pk, :project_id, :lane_key, :thread_version,"
-            " :stable_digest, :plan, :volatile, :recalled_seqs, :now)"
+            "WITH thread AS (UPDATE threads SET version = version + 1 WHERE pk = :thread_pk RETURNING version),"
+            " stable AS (INSERT INTO stable_texts (thread_pk, digest, project_id, content)"
+            " VALUES (:thread_pk, :stable_digest, :project_id, :stable_text) ON CONFLICT (thread_pk, digest) DO NOTHING)"
+            " INSERT INTO prompts (id, thread_pk, project_id, lane_key, thread_version, stable_digest, plan, volatile,"
+            " recalled_seqs, built_at) SELECT :id, :thread_pk, :project_id, :lane_key, version,"
+            " :stable_digest, :plan, :volatile, CAST(:recalled_seqs AS int[]), :now FROM thread"
         ),
         {
             "id": id,
             "thread_pk": thread_pk,
             "project_id": session.info["project_id"],
             "lane_key": lane_key,
-            "thread_version": thread_version,
             "stable_digest": stable_digest,
+            "stable_text": stable_text,
             "plan": plan,
             "volatile": volatile,
             "recalled_seqs": list(recalled_seqs),

@@ -309,7 +309,18 @@ def test_writes_within_a_thread(filled: str) -> None:
     """They find their rows by index; each may sort the few of them."""
 
     async def use(session: Session) -> None:
-        await prompts.save_stable_text(session, 1, "another digest", "[]")
+        await prompts.add_prompt(
+            session,
+            id="prompt_new",
+            thread_pk=1,
+            lane_key="lane",
+            stable_digest="another digest",
+            stable_text="[]",
+            plan="{}",
+            volatile="{}",
+            recalled_seqs=[1],
+            now=NOW,
+        )
         await prompts.save_lane(session, 1, "lane", Lane(1, 0, 0, "digest"), NOW)
         await prompts.mark_sent(session, 1, "{}", None, NOW)
         await threads.bump_version(session, 1)
