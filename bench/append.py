@@ -93,9 +93,7 @@ def _service(stack: Stack, scenario: Scenario, effort: Effort) -> Load:
         Client("POST", f"/v1/threads/{threads[i % len(threads)]}/messages", bodies, scenario.idempotent)
         for i in range(scenario.clients)
     ]
-    return generate(
-        stack.target, stack.key, clients, seconds=effort.seconds, warmup_seconds=effort.warmup_seconds
-    )
+    return generate(stack.target, stack.key, clients, seconds=effort.seconds, warmup_seconds=effort.warmup_seconds)
 
 
 def _row(scenario: Scenario, measured: Load, floor: Load | None) -> dict[str, Any]:

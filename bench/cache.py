@@ -103,7 +103,9 @@ class Service:
         self.api.post(f"/v1/threads/{self.thread_id}/prompts/{self.prompt['id']}/usage", body)
 
     def search(self, text: str) -> list[dict[str, Any]]:
-        hits: list[dict[str, Any]] = self.api.get(f"/v1/threads/{self.thread_id}/search?limit=50&q={quote(text)}")["data"]
+        hits: list[dict[str, Any]] = self.api.get(f"/v1/threads/{self.thread_id}/search?limit=50&q={quote(text)}")[
+            "data"
+        ]
         return hits
 
 
@@ -172,7 +174,9 @@ def run(*, quick: bool) -> Report:
     full = _first_full(answered["sliding window"], budget)
     sections = [Section(f"The whole conversation, {len(turns)} requests", _rows(answered, 0, budget))]
     if full < len(turns):
-        sections.append(Section(f"Once the budget was full, {len(turns) - full} requests", _rows(answered, full, budget)))
+        sections.append(
+            Section(f"Once the budget was full, {len(turns) - full} requests", _rows(answered, full, budget))
+        )
     notes = [_verdict(sections[-1]), f"{conversation.title}, {len(conversation.lines)} messages, budget {budget}."]
     return Report("cache", sections, notes)
 

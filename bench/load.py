@@ -56,9 +56,7 @@ class Load:
         return len(self.latencies) / self.seconds
 
 
-def http_request(
-    method: str, path: str, *, key: str, body: bytes = b"", idempotency_key: str | None = None
-) -> bytes:
+def http_request(method: str, path: str, *, key: str, body: bytes = b"", idempotency_key: str | None = None) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "host: bench", f"authorization: Bearer {key}", f"content-length: {len(body)}"]
     if body:
         lines.append("content-type: application/json")

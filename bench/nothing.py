@@ -1,4 +1,5 @@
-"""An ASGI application that does nothing, served as the service is: what HTTP alone costs, and the load generator's ceiling."""
+"""An ASGI application that does nothing, served as the service is: what HTTP alone costs, and the most that the
+load generator can do."""
 
 from __future__ import annotations
 

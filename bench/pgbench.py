@@ -2,7 +2,8 @@
 
 The statements of one append are recorded from the running application (in this process, over the same database) and
 written as a pgbench script: transactions, statements and values as they were, but thread, seq and message id are
-computed by pgbench, because they differ with every append. Prepared statements, as psycopg uses them.
+computed by pgbench, because they differ with every append. Prepared statements, as psycopg uses them; so what the service
+sends as one message (BEGIN and the project) is two for pgbench.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,6 @@ from bench.load import Load
 from bench.stack import Stack
 from memory_service.api.app import create_app
 from memory_service.config import Settings
-from memory_service.services.lifecycle import open_runtime
 from memory_service.store.db import connection_options
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
@@ -50,8 +50,7 @@ class Recorded:
 
 
 def record_append(stack: Stack, text: str) -> Recorded:
-    settings = Settings(database_url=stack.postgres.uri)  # type: ignore[arg-type]
-    app = create_app(settings, lambda: open_runtime(settings, stack.postgres.uri))
+    app = create_app(Settings(), stack.open_runtime)
     with TestClient(app, headers={"authorization": f"Bearer {stack.key}"}) as client:
         thread_id = client.post("/v1/threads", json={}).json()["id"]
         path, body = f"/v1/threads/{thread_id}/messages", {"role": "user", "content": text}
@@ -68,20 +67,22 @@ def _recorded() -> Iterator[list[Statement]]:
     def executes(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
         statements.append(Statement(statement, dict(values)))
 
-    def begins(_connection: Any) -> None:
-        statements.append(Statement("BEGIN", {}))
+    def begins(connection: Any) -> None:
+        if not connection.connection.dbapi_connection.autocommit:
+            statements.append(Statement("BEGIN", {}))
 
-    def commits(_connection: Any) -> None:
-        statements.append(Statement("COMMIT", {}))
+    def ends(how: str) -> Callable[[Any], None]:
+        def listener(_connection: Any) -> None:
+            if _in_transaction(statements):
+                statements.append(Statement(how, {}))
 
-    def rolls_back(_connection: Any) -> None:
-        statements.append(Statement("ROLLBACK", {}))
+        return listener
 
-    listeners = {
+    listeners: dict[str, Callable[..., None]] = {
         "before_cursor_execute": executes,
         "begin": begins,
-        "commit": commits,
-        "rollback": rolls_back,
+        "commit": ends("COMMIT"),
+        "rollback": ends("ROLLBACK"),
     }
     for name, listener in listeners.items():
         event.listen(Engine, name, listener)
@@ -92,22 +93,34 @@ def _recorded() -> Iterator[list[Statement]]:
             event.remove(Engine, name, listener)
 
 
+def _in_transaction(statements: Sequence[Statement]) -> bool:
+    is_open = False
+    for statement in statements:
+        first_word = statement.text.split(maxsplit=1)[0].rstrip(";")
+        is_open = first_word == "BEGIN" or (is_open and first_word not in ("COMMIT", "ROLLBACK"))
+    return is_open
+
+
 def write_script(path: Path, recorded: Recorded, uri: str) -> None:
     """Each client appends to the thread `bench_<its number>`."""
     lines = ["\\set unique random(1, 9000000000000000000)"]
     with psycopg.connect(uri) as connection:
         for statement in recorded.statements:
-            text = _PARAMETER.sub(lambda match: _value(match[1], statement, recorded, connection), statement.text)  # noqa: B023
+            values = {name: _value(name, value, recorded, connection) for name, value in statement.values.items()}
+            text = _PARAMETER.sub(lambda match: values[match[1]], statement.text)  # noqa: B023
             text = " ".join(text.replace("%%", "%").split())
             if text.endswith("FOR UPDATE"):
                 lines += [f"{text} \\gset", "\\set seq :last_seq + 1"]
-            else:
+            elif statement.values:
                 lines.append(f"{text};")
+            else:  # may be several in one message, which cannot be prepared
+                lines += [f"{single};" for single in text.split("; ")]
     path.write_text("\n".join(lines) + "\n")
 
 
-def _value(name: str, statement: Statement, recorded: Recorded, connection: psycopg.Connection) -> str:
-    value = statement.values[name]
+def _value(name: str, value: Any, recorded: Recorded, connection: psycopg.Connection) -> str:
+    if isinstance(value, list) and value:
+        return f"ARRAY[{', '.join(_value(name, one, recorded, connection) for one in value)}]"
     if value == recorded.thread_id:
         return "('bench_' || :client_id)"
     if value == recorded.message_id:

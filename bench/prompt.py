@@ -21,9 +21,7 @@ from typing import Any
 from bench.report import Report, Section, milliseconds, progress, quantile
 from bench.stack import Api, Stack, running_stack
 from bench.texts import generated_texts
-from memory_service.config import Settings
-from memory_service.core import prompt as engine
-from memory_service.services import ingest, lifecycle, planning, prompts
+from memory_service.services import ingest, planning, prompts
 from memory_service.store import messages as message_store
 from memory_service.store import projects
 from memory_service.store import prompts as prompt_store
@@ -115,12 +113,12 @@ _STEPS: list[tuple[str, Any, str]] = [
     ("read the lane", prompt_store, "get_lane"),
     ("read the estimate", prompt_store, "get_estimate"),
     ("read the window", message_store, "range_of"),
-    ("plan the window", engine, "plan_window"),
+    ("plan the window", planning, "plan_window"),
     ("read the recall index", recall_store, "thread_index"),
     ("rank", planning, "rank"),
     ("read what was found", message_store, "with_seqs"),
     ("pack what was found", planning, "pack"),
-    ("assemble", engine, "assemble"),
+    ("assemble", planning, "assemble"),
     ("render the request", prompts, "to_request"),
     ("append the message", ingest, "append"),
     ("store the prompt", prompt_store, "add_prompt"),
@@ -133,14 +131,12 @@ def _steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str, Any]]:
 
 
 async def _time_steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str, Any]]:
-    settings = Settings(database_url=stack.postgres.uri)  # type: ignore[arg-type]
-    runtime = lifecycle.open_runtime(settings, stack.postgres.uri)
+    runtime = stack.open_runtime()
     spec = planning.PromptSpec(model=_MODEL, max_prompt_tokens=_LIMIT)
     texts = list(islice(generated_texts(size.messages + 2), size.prompts + 2))
     seen: list[dict[str, float]] = []
     try:
-        async with runtime.worker_db.read_only(None) as session:
-            project_id = await projects.authenticate(session, stack.key)
+        project_id = await projects.authenticate(runtime.db, stack.key)
         assert project_id is not None
         with _stopwatches() as spent:
             for text in texts:

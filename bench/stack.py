@@ -18,8 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from bench.load import Answer, Connection, Target, http_request
-from memory_service.services.lifecycle import create_key
+from memory_service.config import Settings
+from memory_service.runtime import Runtime
+from memory_service.services.lifecycle import OpenDatabase, create_key, open_runtime
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.migrate import migrate
 
@@ -34,6 +38,11 @@ class Stack:
     service: subprocess.Popen[str]
     target: Target
     key: str
+
+    def open_runtime(self) -> Runtime:
+        """The service's own parts in this process, over the same database."""
+        settings = Settings(database_url=SecretStr(self.postgres.uri))
+        return open_runtime(settings, OpenDatabase(self.postgres.uri, embedded=False, described="the benchmark's"))
 
     def connect(self) -> Api:
         return Api(self.target, self.key)
@@ -123,7 +132,12 @@ def listening(command: list[str], *, env: dict[str, str]) -> Iterator[tuple[subp
     """A server that prints a line with its `http://…` address when it listens. Ended with the block."""
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=log, text=True, env=service_environment() | env, cwd=Path(__file__).parents[1]
+        command,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=service_environment() | env,
+        cwd=Path(__file__).parents[1],
     )
     try:
         assert process.stdout

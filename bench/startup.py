@@ -31,7 +31,9 @@ def run(*, quick: bool) -> Report:
             starts["first start"].append(_start(directory / "data"))
             starts["later starts"] += [_start(directory / "data") for _ in range(later)]
     rows = [{"what": what, "runs": len(found), **_middle(found)} for what, found in starts.items()]
-    return Report("startup", [Section("From serve to ready (medians)", rows)], ["Idle: ten requests of /readyz served."])
+    return Report(
+        "startup", [Section("From serve to ready (medians)", rows)], ["Idle: ten requests of /readyz served."]
+    )
 
 
 def _middle(found: list[dict[str, float]]) -> dict[str, float]:

@@ -98,9 +98,7 @@ def _append_with_prompts(api: Api, conversation: Conversation) -> None:
     for line in conversation.lines:
         message = {"role": line.role, "content": line.content}
         if line.role == "user":
-            prompt = api.post(
-                f"{path}/prompts", {"model": _MODEL, "max_prompt_tokens": _LIMIT, "message": message}
-            )
+            prompt = api.post(f"{path}/prompts", {"model": _MODEL, "max_prompt_tokens": _LIMIT, "message": message})
         elif prompt is not None:
             usage = {"input_tokens": prompt["tokens"]["total"] * 4 // 5, "output_tokens": 40}
             api.post(f"{path}/prompts/{prompt['id']}/usage", {"usage": usage, "message": {"content": line.content}})

@@ -12,9 +12,12 @@ from memory_service.demo.conversation import Conversation, Line
 from memory_service.demo.sources import load_conversation
 
 _REPOSITORY = Path(__file__).parents[1]
-_COMMON = "the of and to a in that it is was for on with as you at this but his they have had not are be from or".split()
+_COMMON = (
+    "the of and to a in that it is was for on with as you at this but his they have had not are be from or".split()
+)
 _SYLLABLES = "ba ce di fo gu ha ke li mo nu pa re si to vu wa ye zi cho sha tri ple gran sto ver mel".split()
 _VOCABULARY = 30_000
+_COMMONEST = 50  # words more frequent than that are the common ones
 
 
 def locomo_file() -> Path | None:
@@ -46,7 +49,7 @@ def generated_texts(seed: int, *, characters: int = 180) -> Iterator[str]:
 def _word(words: random.Random) -> str:
     if words.random() < 0.45:
         return words.choice(_COMMON)
-    rank = int(_VOCABULARY ** words.random())
+    rank = int(_COMMONEST * (_VOCABULARY / _COMMONEST) ** words.random())
     name = random.Random(rank)
     return "".join(name.choice(_SYLLABLES) for _ in range(name.randint(2, 4)))
 
