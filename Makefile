@@ -19,7 +19,7 @@ DEV    := .venv/.stamp-dev
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-slow test-all check fmt migrate bench clean lock engine
+.PHONY: help run demo test test-slow test-all check fmt migrate schema bench clean lock engine
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ fmt: $(DEV) ## Format and mend what can be mended
 
 migrate: $(RUN) ## Bring the database to the newest schema
 	$(BIN)/memory-service migrate $(ARGS)
+
+schema: $(DEV) ## Write migrations/schema.sql anew, after a new migration
+	$(BIN)/python -m tests.store.schema > migrations/schema.sql
 
 bench: $(DEV) ## Measure; see bench/
 	$(BIN)/python -m bench $(ARGS)

@@ -86,7 +86,7 @@ async def build(
             earlier = await idempotency.find(session, call, now) if call else None
             planned = None if earlier else await plan(runtime, session, thread, spec, new, now)
         if earlier:
-            return await get(runtime, project_id, thread_id, earlier.body)
+            return await _answer_again(runtime, project_id, thread_id, earlier.body)
         async with runtime.db.transaction(project_id) as session:
             thread = await get_thread(session, thread_id, lock=True)
             if call and (earlier := await idempotency.claim(session, call, now)):
@@ -100,7 +100,12 @@ async def build(
             if earlier is None:
                 return await _store(session, await plan(runtime, session, thread, spec, new, now), new, call, now)
     assert earlier
-    return await get(runtime, project_id, thread_id, earlier.body)
+    return await _answer_again(runtime, project_id, thread_id, earlier.body)
+
+
+async def _answer_again(runtime: Runtime, project_id: int, thread_id: str, prompt_id: str) -> BuiltPrompt:
+    """A prompt as its first answer showed it, whatever was reported since."""
+    return replace(await get(runtime, project_id, thread_id, prompt_id), status="built", usage=None)
 
 
 async def _store(
@@ -296,7 +301,7 @@ async def report_usage(
     if record.usage is not None:
         return await _reported_before(session, thread_id, record, verbatim)
     appended = await ingest.append(session, thread, [reply], ["message."]) if reply else []
-    await prompt_store.mark_sent(session, record.pk, verbatim, appended[0].seq if appended else None, now)
+    await prompt_store.mark_sent(session, record, verbatim, appended[0].seq if appended else None, now)
     facts = json.loads(record.plan)["rebuild"]
     await _learn(session, runtime, facts, reported, now)
     lane = await prompt_store.get_lane(session, thread.pk, record.lane_key)

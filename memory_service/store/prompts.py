@@ -160,12 +160,22 @@ async def list_prompts(session: AsyncSession, thread_pk: int, query: PageQuery) 
     return Page(tuple(PromptRecord(*row) for row in rows), has_more)
 
 
-async def mark_sent(session: AsyncSession, pk: int, usage: str, reply_seq: int | None, now: datetime) -> None:
+async def mark_sent(
+    session: AsyncSession, prompt: PromptRecord, usage: str, reply_seq: int | None, now: datetime
+) -> None:
+    """Note that a prompt reached the provider; older ones of its lane that did not are abandoned."""
     await session.execute(
         text(
             "UPDATE prompts SET status = 'sent', usage = :usage, reply_seq = :reply_seq, sent_at = :now WHERE pk = :pk"
         ),
-        {"pk": pk, "usage": usage, "reply_seq": reply_seq, "now": now},
+        {"pk": prompt.pk, "usage": usage, "reply_seq": reply_seq, "now": now},
+    )
+    await session.execute(
+        text(
+            "UPDATE prompts SET status = 'abandoned'"
+            " WHERE thread_pk = :thread_pk AND lane_key = :lane_key AND status = 'built' AND pk < :pk"
+        ),
+        {"thread_pk": prompt.thread_pk, "lane_key": prompt.lane_key, "pk": prompt.pk},
     )
 
 

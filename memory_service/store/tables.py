@@ -236,6 +236,7 @@ class Prompt(Table, table=True):
     __table_args__ = (
         UniqueConstraint("project_id", "id"),
         Index(None, "thread_pk", "pk"),
+        Index("prompts_built_idx", "thread_pk", "lane_key", postgresql_where=text("status = 'built'")),
         CheckConstraint("status IN ('built', 'sent', 'abandoned')", name="status"),
     )
     pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))

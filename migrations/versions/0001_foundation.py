@@ -157,6 +157,8 @@ CREATE TABLE prompts (
     CONSTRAINT prompts_thread_pk_fkey FOREIGN KEY(thread_pk) REFERENCES threads (pk) ON DELETE CASCADE
 );
 
+CREATE INDEX prompts_built_idx ON prompts (thread_pk, lane_key) WHERE status = 'built';
+
 CREATE INDEX prompts_thread_pk_pk_idx ON prompts (thread_pk, pk);
 
 CREATE TABLE stable_texts (
