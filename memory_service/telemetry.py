@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 
 logger = logging.getLogger("memory_service")
+_PACKAGE = Path(__file__).parent
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,17 +33,16 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    # What others log goes through the same form: Python's own would quote exceptions.
+    logging.basicConfig(handlers=[handler])
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
 
 
 def _frames(record: logging.LogRecord) -> list[str]:
+    """Where it passed through our code, and where it began."""
     assert record.exc_info
-    traceback = record.exc_info[2]
-    frames = []
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        frames.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{traceback.tb_lineno} {code.co_name}")
-        traceback = traceback.tb_next
-    return frames[-12:]
+    frames = traceback.extract_tb(record.exc_info[2])
+    own = [frame for frame in frames[:-1] if _PACKAGE in Path(frame.filename).parents]
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in [*own[-12:], *frames[-1:]]]

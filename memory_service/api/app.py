@@ -51,10 +51,11 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> ASGIA
         responses=_ERRORS,
         generate_unique_id_function=_operation_id,
         docs_url="/docs",
+        redirect_slashes=False,  # `GET /threads/` is an id that got lost, not the list
         redoc_url=None,
     )
     for router in (threads.router, prompts.router, assistants.router, transfer.router):
-        app.include_router(router, prefix="/v1")
+        app.include_router(router)
     app.include_router(system.router)
     add_error_handlers(app)
     limit = settings.max_body_bytes

@@ -15,10 +15,11 @@ from memory_service.runtime import new_id
 from memory_service.store import threads as thread_store
 from memory_service.store.db import Session
 
-router = APIRouter(route_class=CanonicalRoute, tags=["assistants"])
+router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["assistants"])
 
 
-def _fields(body: schemas.AssistantCreate) -> dict[str, Any]:
+def assistant_fields(body: schemas.AssistantCreate) -> dict[str, Any]:
+    """The columns that a request sets, with JSON in canonical form."""
     fields = {name: getattr(body, name) for name in thread_store.ASSISTANT_FIELDS & body.model_fields_set}
     if fields.get("tools") is not None:
         fields["tools"] = dumps(check_tools(fields["tools"], "tools"))
@@ -31,7 +32,7 @@ def _fields(body: schemas.AssistantCreate) -> dict[str, Any]:
 
 @router.post("/assistants", status_code=201, response_model=schemas.Assistant)
 async def create_assistant(context: Ctx, body: schemas.AssistantCreate) -> Response:
-    fields = _fields(body)
+    fields = assistant_fields(body)
 
     async def effect(session: Session) -> Any:
         created = await thread_store.create_assistant(
@@ -59,14 +60,12 @@ async def get_assistant(context: Ctx, assistant_id: str) -> Response:
 @router.patch("/assistants/{assistant_id}", response_model=schemas.Assistant)
 async def update_assistant(context: Ctx, assistant_id: str, body: schemas.AssistantUpdate) -> Response:
     """Set what is given; null clears. The prefix of every thread that uses the assistant is written anew."""
-    fields, metadata = _fields(body), body.metadata or {}
+    fields, metadata = assistant_fields(body), body.metadata or {}
 
     async def effect(session: Session) -> Any:
-        held = await thread_store.get_assistant(session, assistant_id)
-        check_metadata_size(held.metadata, metadata)
-        return render.assistant(
-            await thread_store.update_assistant(session, assistant_id, fields=fields, metadata=metadata)
-        )
+        updated = await thread_store.update_assistant(session, assistant_id, fields=fields, metadata=metadata)
+        check_metadata_size(updated.metadata)
+        return render.assistant(updated)
 
     return await once(context, effect)
 

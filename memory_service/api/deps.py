@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import nan
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
@@ -20,7 +21,8 @@ from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.pages import Order, PageQuery
 
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
-MAX_USER_ID_CHARACTERS = 256
+# Times outside are taken for mistakes; there is room for what is added to a time or taken from it.
+FIRST_MOMENT, LAST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +39,57 @@ class CanonicalRequest(Request):
     """Reads JSON without losing how numbers were spelled, and refuses text that cannot be stored."""
 
     async def json(self) -> Any:
-        body = loads(await self.body())
-        check_text(body, "body")
-        return body
+        if not hasattr(self, "_canonical"):
+            body = loads(await self.body())
+            check_text(body, "")
+            self._canonical = body
+        return self._canonical
 
 
 class CanonicalRoute(APIRoute):
+    """Authenticates, then reads the body, both before FastAPI: it would answer a body it cannot read without saying why."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         route = super().get_route_handler()
 
         async def with_canonical_request(request: Request) -> Response:
-            return await route(CanonicalRequest(request.scope, request.receive))
+            canonical = CanonicalRequest(request.scope, request.receive)
+            canonical.state.project_id = await _authenticate(canonical)
+            if self.body_field is not None and await canonical.body():
+                _check_is_json(canonical)
+                await canonical.json()
+            return await route(canonical)
 
         return with_canonical_request
+
+
+async def _authenticate(request: Request) -> int:
+    runtime: Runtime = request.app.state.runtime
+    project_id = await projects.authenticate(runtime.db, _api_key(request))
+    if project_id is None:
+        raise Unauthenticated("This API key is unknown or revoked; `memory-service keys create` makes one.")
+    return project_id
+
+
+def _check_is_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise InvalidInput(
+            "The body must be JSON; send the header `Content-Type: application/json`.",
+            code="invalid_header",
+            field="Content-Type",
+        )
 
 
 async def get_context(request: Request) -> Context:
     runtime: Runtime = request.app.state.runtime
     for name, value in request.query_params.multi_items():
+        check_text(name, "query")
         check_text(value, name)
     if any("\0" in str(value) for value in request.path_params.values()):
         raise NotFound("No id contains U+0000.")
-    project_id = await projects.authenticate(runtime.db, _api_key(request))
-    if project_id is None:
-        raise Unauthenticated("This API key is unknown or revoked; `memory-service keys create` makes one.")
     call = None
     key = request.headers.get("idempotency-key")
     if key is not None and request.method == "POST":
@@ -71,7 +100,7 @@ async def get_context(request: Request) -> Context:
                 field="Idempotency-Key",
             )
         call = IdempotentCall(request.method, request.url.path, key, await _body_for_hash(request))
-    return Context(runtime, project_id, _now(request, runtime), call)
+    return Context(runtime, request.state.project_id, _now(request, runtime), call)
 
 
 async def _body_for_hash(request: Request) -> bytes:
@@ -95,11 +124,14 @@ def _now(request: Request, runtime: Runtime) -> datetime:
     if given is None or runtime.settings.clock != "request":
         return now_utc()
     try:
-        return datetime.fromtimestamp(float(given), UTC)
-    except (ValueError, OverflowError, OSError):
+        seconds = float(given)
+    except ValueError:
+        seconds = nan
+    if not FIRST_MOMENT.timestamp() <= seconds <= LAST_MOMENT.timestamp():
         raise InvalidInput(
             "x-memory-now must be a time in seconds since 1970.", code="invalid_header", field="x-memory-now"
-        ) from None
+        )
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def page_query(default_order: Order) -> Callable[..., PageQuery]:

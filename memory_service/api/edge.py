@@ -1,14 +1,16 @@
-"""The outermost layer, as plain ASGI: request ids, body limits, a last catch for what nobody foresaw, one log line."""
+"""The outermost layer, as plain ASGI: request ids, server times, body limits, a last catch for what nobody foresaw, one
+log line."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from memory_service.api.errors import error_response
-from memory_service.errors import PayloadTooLarge
+from memory_service.api.errors import error_response, internal_error
+from memory_service.errors import PayloadTooLarge, Unavailable
 from memory_service.runtime import new_id
 from memory_service.telemetry import logger
 
@@ -17,7 +19,7 @@ _DRAINED_TIMES_LIMIT = 4
 
 
 class Edge:
-    """`limit_of` gives the largest body for a path, in bytes."""
+    """Limits bodies in bytes: to `max_import_bytes` for an import, which is read as a stream, else `max_body_bytes`."""
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_import_bytes: int) -> None:
         self._app = app
@@ -37,30 +39,32 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    (b"server-timing", b"app;dur=%.2f" % ((time.perf_counter() - started) * 1000)),
+                ]
             await send(message)
 
         limit = self._max_import_bytes if scope["path"].endswith("/import") else self._max_body_bytes
         body = _LimitedBody(scope, receive, limit)
         try:
             if body.declared_too_large:
-                raise body.error()
-            await self._app(scope, body.receive, send_with_id)
-        except PayloadTooLarge as error:
-            await body.drain()
-            if status == 0:
+                await body.drain()
+                error = body.error()
                 answer = error_response(request_id, 413, error.code, error.message, error.details)
                 await answer(scope, receive, send_with_id)
+            else:
+                await self._app(scope, body.receive, send_with_id)
+        except asyncio.CancelledError:  # the service ends, and waits no longer for what runs
+            if status == 0:
+                answer = error_response(request_id, 503, Unavailable.code, "The service is stopping; send it again.")
+                await answer(scope, receive, send_with_id)
+            raise
         except Exception:
             logger.exception("unforeseen error", extra={"fields": {"request_id": request_id}})
             if status == 0:
-                answer = error_response(
-                    request_id,
-                    500,
-                    "internal",
-                    "Something unforeseen went wrong; the log has it under the request id.",
-                )
-                await answer(scope, receive, send_with_id)
+                await internal_error(request_id)(scope, receive, send_with_id)
         finally:
             route = scope.get("route")
             fields = {
@@ -87,10 +91,12 @@ class _LimitedBody:
         self._read += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
         if self._read > self._limit:
+            await self.drain()
             raise self.error()
         return message
 
     async def drain(self) -> None:
+        """Read on, so that the client gets to the answer."""
         while not self._ended and self._read <= self._limit * _DRAINED_TIMES_LIMIT:
             message = await self._receive()
             self._read += len(message.get("body", b""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -23,6 +23,9 @@ STATUSES: tuple[tuple[type[errors.MemoryServiceError], int], ...] = (
 )
 # What cannot even be read is 400; what is read and wrong is 422.
 _UNREADABLE = frozenset({"invalid_json", "invalid_header"})
+_MAX_PROBLEMS = 20
+_MAX_NAME_CHARACTERS = 64
+_KEY = "[key]"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -47,15 +50,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        problems = [{"field": field_name(p["loc"]), "message": _problem(p)} for p in error.errors()]
-        first = problems[0]
-        return error_response(
-            _id(request),
-            422,
-            "invalid_request",
-            f"`{first['field']}`: {first['message']}.",
-            {"problems": problems},
-        )
+        # The first part of a location says where: body, query, path.
+        found = invalid_input([{**problem, "loc": problem["loc"][1:] or problem["loc"]} for problem in error.errors()])
+        return error_response(_id(request), 422, found.code, found.message, found.details)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -65,21 +62,48 @@ def add_error_handlers(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, _: Exception) -> Response:
+        # Starlette raises the error again once this is sent, and the edge logs it.
+        return internal_error(_id(request))
+
+
+def internal_error(request_id: str) -> Response:
+    message = "Something unforeseen went wrong; the log has it under the request id."
+    return error_response(request_id, 500, "internal", message)
+
+
+def invalid_input(problems: Sequence[Mapping[str, Any]]) -> errors.InvalidInput:
+    """pydantic's errors in our words: the first one is the message, the details list the first twenty."""
+    told = [{"field": field_name(problem["loc"]), "message": _problem(problem)} for problem in problems[:_MAX_PROBLEMS]]
+    first = told[0]
+    return errors.InvalidInput(f"`{first['field']}`: {first['message']}.", field=first["field"], problems=told)
+
 
 def field_name(location: Sequence[Any]) -> str:
-    """`("body", "messages", 0, "role")` as `messages[0].role`."""
+    """`("messages", 0, "role")` as `messages[0].role`.
+
+    Tags of unions, which we write `<tag>`, and pydantic's mark for a key are no part of a name.
+    """
     name = ""
-    for part in location[1:]:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
-    return name or str(location[0])
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif part != _KEY and not (part.startswith("<") and part.endswith(">")):
+            name += f".{part[:_MAX_NAME_CHARACTERS]}" if name else part[:_MAX_NAME_CHARACTERS]
+    return name or "body"
 
 
-def _problem(problem: Any) -> str:
-    message: str = problem["msg"]
+def _problem(problem: Mapping[str, Any]) -> str:
+    message: str = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return "this field is not known; check its spelling"
+    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return "must be an object"
     if problem["type"] == "missing":
         return "this field is required"
+    if problem["loc"][-1:] == (_KEY,):
+        return message.replace("String", "the key", 1)
     return message[0].lower() + message[1:]
 
 

@@ -17,7 +17,7 @@ from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
 from memory_service.store.threads import get_thread
 
-router = APIRouter(route_class=CanonicalRoute, tags=["prompts"])
+router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["prompts"])
 
 
 def _spec(body: schemas.PromptCreate) -> PromptSpec:
@@ -44,7 +44,12 @@ def _spec(body: schemas.PromptCreate) -> PromptSpec:
     )
 
 
-@router.post("/threads/{thread_id}/prompts", status_code=201, response_model=schemas.Prompt)
+@router.post(
+    "/threads/{thread_id}/prompts",
+    status_code=201,
+    response_model=schemas.Prompt,
+    responses={200: {"model": schemas.Prompt, "description": "Planned only (`dry_run`)."}},
+)
 async def build_prompt(context: Ctx, thread_id: str, body: schemas.PromptCreate) -> Response:
     """Build the next prompt: `request` is what the provider's SDK takes, the rest explains it."""
     built = await prompts.build(

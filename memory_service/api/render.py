@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from memory_service.core.canonical import Raw
+from memory_service.core.canonical import Raw, loads
 from memory_service.core.pricing import Model, find_model
 from memory_service.core.usage import ReportedUsage
 from memory_service.services.prompts import BuiltPrompt, Reported
@@ -109,7 +108,7 @@ def search_hits(hits: Sequence[SearchHit]) -> dict[str, Any]:
 
 
 def prompt_summary(prompt: BuiltPrompt, models: Sequence[Model]) -> dict[str, Any]:
-    usage = None if prompt.usage is None else json.loads(prompt.usage)
+    usage = None if prompt.usage is None else loads(prompt.usage)
     return {
         "id": prompt.id,
         "object": "prompt",

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 T = TypeVar("T")
 
@@ -13,12 +22,30 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 MetadataPatch = Annotated[dict[MetadataKey, MetadataValue | None], Field(max_length=32)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Instructions = Annotated[str, StringConstraints(min_length=1, max_length=1_000_000)]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank; providers refuse empty text")
+    return text
+
+
+Instructions = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1_000_000),
+    AfterValidator(_not_blank),
+    Field(json_schema_extra={"pattern": r"\S"}),
+]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Provider = Literal["anthropic", "openai", "echo"]
-Blocks = Annotated[list[dict[str, Any]], Field(min_length=1)]
+# The first bad block is told; a list of a million of them would otherwise be a million errors.
 Content = Annotated[
-    str | list[dict[str, Any]],
+    Annotated[str, Tag("<text>")] | Annotated[list[dict[str, Any]], Field(fail_fast=True), Tag("<blocks>")],
+    Discriminator(
+        lambda value: "<text>" if isinstance(value, str) else "<blocks>" if isinstance(value, list) else None,
+        custom_error_type="content_type",
+        custom_error_message="must be a string or a list of content blocks",
+    ),
     Field(description="Text, or content blocks in Anthropic's format; kept byte for byte."),
 ]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -48,7 +75,9 @@ class Strategy(Input):
         return self
 
 
-Tools = Annotated[list[dict[str, Any]], Field(max_length=128, description="Tools in Anthropic's format.")]
+Tools = Annotated[
+    list[dict[str, Any]], Field(max_length=128, fail_fast=True, description="Tools in Anthropic's format.")
+]
 Documents = Annotated[list[Document], Field(max_length=100)]
 
 
@@ -66,27 +95,24 @@ class ReplyInput(MessageInput):
     role: Literal["assistant"] = "assistant"
 
 
-class ThreadCreate(Input):
+class ThreadFields(Input):
     user_id: Id | None = None
     assistant_id: Id | None = None
     instructions: Instructions | None = None
     tools: Tools | None = None
     documents: Documents | None = None
-    metadata: Metadata = {}
     truncation_strategy: Strategy | None = None
+
+
+class ThreadCreate(ThreadFields):
+    metadata: Metadata = {}
     messages: Annotated[list[MessageInput], Field(max_length=1_000)] = []
 
 
-class ThreadUpdate(Input):
+class ThreadUpdate(ThreadFields):
     """What is given is set, null clears; `metadata` is merged, null removes a key."""
 
-    user_id: Id | None = None
-    assistant_id: Id | None = None
-    instructions: Instructions | None = None
-    tools: Tools | None = None
-    documents: Documents | None = None
     metadata: MetadataPatch | None = None
-    truncation_strategy: Strategy | None = None
 
 
 class ForkInput(Input):
@@ -122,6 +148,10 @@ class MessageUpdate(Input):
         return self
 
 
+def _off_or_on(value: Any) -> str:
+    return "<off>" if value is False else "<on>"
+
+
 class RecallInput(Input):
     max_tokens: (
         Annotated[int, Field(ge=0, le=1_000_000, description="Markup included, in the model's tokens.")] | None
@@ -131,6 +161,14 @@ class RecallInput(Input):
 
 class CacheInput(Input):
     ttl: Literal["auto", "5m", "1h"] = "auto"
+
+
+Recall = Annotated[
+    Annotated[RecallInput, Tag("<on>")] | Annotated[Literal[False], Tag("<off>")], Discriminator(_off_or_on)
+]
+Cache = Annotated[
+    Annotated[CacheInput, Tag("<on>")] | Annotated[Literal[False], Tag("<off>")], Discriminator(_off_or_on)
+]
 
 
 class TextBlock(Input):
@@ -144,11 +182,11 @@ class PromptCreate(Input):
     max_prompt_tokens: Tokens | None = None
     max_output_tokens: Tokens | None = None
     truncation_strategy: Strategy | None = None
-    recall: RecallInput | Literal[False] | None = None
+    recall: Recall | None = None
     context: Annotated[list[TextBlock], Field(max_length=100)] = []
     message: UserMessageInput | None = None
     tools: Tools | None = None
-    cache: CacheInput | Literal[False] | None = None
+    cache: Cache | None = None
     dry_run: bool = False
     refresh: bool = False
 
@@ -162,7 +200,7 @@ class AssistantDefaults(Input):
     max_prompt_tokens: Tokens | None = None
     max_output_tokens: Tokens | None = None
     truncation_strategy: Strategy | None = None
-    recall: RecallInput | Literal[False] | None = None
+    recall: Recall | None = None
 
 
 class AssistantCreate(Input):

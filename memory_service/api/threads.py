@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -18,7 +19,7 @@ from memory_service.store import messages as message_store
 from memory_service.store import threads as thread_store
 from memory_service.store.db import Session
 
-router = APIRouter(route_class=CanonicalRoute, tags=["threads"])
+router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["threads"])
 _METADATA_FILTER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 _METADATA_PARAMETER: dict[str, Any] = {
     "name": "metadata",
@@ -30,7 +31,7 @@ _METADATA_PARAMETER: dict[str, Any] = {
 }
 
 
-def thread_fields(body: schemas.ThreadCreate | schemas.ThreadUpdate) -> dict[str, Any]:
+def thread_fields(body: schemas.ThreadFields) -> dict[str, Any]:
     """The columns that a request sets, with JSON in canonical form."""
     fields = {name: getattr(body, name) for name in thread_store.THREAD_FIELDS & body.model_fields_set}
     if fields.get("tools") is not None:
@@ -80,8 +81,8 @@ async def list_threads(
     for name, value in request.query_params.multi_items():
         if name.startswith("metadata"):
             match = _METADATA_FILTER.fullmatch(name)
-            if match is None:
-                raise InvalidInput("Filter by metadata as metadata[key]=value.", field="metadata")
+            if match is None or match[1] in metadata:
+                raise InvalidInput("Filter by metadata as metadata[key]=value, once for each key.", field="metadata")
             metadata[match[1]] = value
     async with context.runtime.db.read_only(context.project_id) as session:
         found = await thread_store.list_threads(session, page, user_id=user_id, metadata=metadata)
@@ -101,10 +102,11 @@ async def update_thread(context: Ctx, thread_id: str, body: schemas.ThreadUpdate
 
     async def effect(session: Session) -> Any:
         thread = await thread_store.get_thread(session, thread_id, lock=True)
-        check_metadata_size(thread.metadata, metadata)
         if fields.get("assistant_id"):
-            await thread_store.get_assistant(session, fields["assistant_id"])
-        return render.thread(await thread_store.update_thread(session, thread.pk, fields=fields, metadata=metadata))
+            await thread_store.get_assistant(session, fields["assistant_id"], lock="FOR KEY SHARE")
+        updated = await thread_store.update_thread(session, thread.pk, fields=fields, metadata=metadata)
+        check_metadata_size(updated.metadata)
+        return render.thread(updated)
 
     return await once(context, effect)
 
@@ -181,8 +183,8 @@ async def update_message(context: Ctx, thread_id: str, message_id: str, body: sc
     async def effect(session: Session) -> Any:
         thread = await thread_store.get_thread(session, thread_id, lock=True)
         message = await message_store.get_message(session, thread.pk, message_id)
-        check_metadata_size(message.metadata or {}, metadata)
         edited = await ingest.edit(session, thread, message, prepared[0] if prepared else None, metadata)
+        check_metadata_size(edited.metadata or {})
         return render.message(edited, thread_id)
 
     return await once(context, effect)
@@ -221,8 +223,8 @@ async def search_user(context: Ctx, body: schemas.SearchInput) -> Response:
     return json_response(render.search_hits(hits))
 
 
-def check_metadata_size(held: Any, patch: dict[str, str | None]) -> None:
-    merged = {key for key, value in {**held, **patch}.items() if value is not None}
+def check_metadata_size(merged: Mapping[str, str]) -> None:
+    """Refuse what a patch made too large, before it is committed."""
     if len(merged) > 16:
         raise InvalidInput(
             f"`metadata` would have {len(merged)} pairs; at most 16 are kept. Remove some with null.",

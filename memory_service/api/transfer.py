@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from memory_service.api import schemas
 from memory_service.api.deps import CanonicalRoute, Ctx, once
+from memory_service.api.lines import read_line
+from memory_service.errors import PayloadTooLarge
 from memory_service.services import transfer
 from memory_service.store.db import Session
 
-router = APIRouter(route_class=CanonicalRoute, tags=["transfer"])
+router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["transfer"])
 NDJSON = "application/x-ndjson"
 _IN_MEMORY_BYTES = 1_000_000
 
@@ -53,7 +56,18 @@ async def import_lines(
 
         async def effect(session: Session) -> Any:
             body.seek(0)
-            report = await transfer.import_lines(context.runtime, session, body, context.now, keep_ids=ids == "keep")
+            lines = _lines(body, context.runtime.settings.max_body_bytes)
+            report = await transfer.import_lines(
+                context.runtime, session, lines, read_line, context.now, keep_ids=ids == "keep"
+            )
             return {"object": "import", **asdict(report)}
 
         return await once(context, effect, status=201)
+
+
+def _lines(body: IO[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The lines, none of them held in memory beyond the size of a request's body."""
+    while line := body.readline(max_bytes + 1):
+        if len(line) > max_bytes:
+            raise PayloadTooLarge(f"A line is longer than {max_bytes} bytes.", limit_bytes=max_bytes)
+        yield line

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Self
 from memory_service.errors import InvalidInput
 
 MAX_DEPTH = 64
+_MAX_FIELD_CHARACTERS = 200
 
 
 class Number(float):
@@ -41,19 +42,19 @@ def loads(text: str | bytes) -> Any:
         return json.loads(text, parse_float=Number, parse_int=_parse_int, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidInput(
-            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            f"Not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
             code="invalid_json",
             position=error.pos,
         ) from None
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"The body is not valid UTF-8 at byte {error.start}; send JSON encoded as UTF-8.",
+            f"Not valid UTF-8 at byte {error.start}; send JSON encoded as UTF-8.",
             code="invalid_json",
             position=error.start,
         ) from None
     except RecursionError:
         raise InvalidInput(
-            f"The body is nested too deeply; at most {MAX_DEPTH} levels are accepted.", code="invalid_json"
+            f"Nested too deeply; at most {MAX_DEPTH} levels are accepted.", code="invalid_json"
         ) from None
 
 
@@ -73,7 +74,7 @@ def dumps(value: Any) -> str:
 
 
 def check_text(value: Any, field: str) -> None:
-    """Refuse what neither Postgres nor a provider can carry, naming the field.
+    """Refuse what neither Postgres nor a provider can carry, naming the field. An empty `field` is the whole body.
 
     Raises InvalidInput (`invalid_text`) for U+0000, lone surrogates and nesting over MAX_DEPTH.
     """
@@ -83,20 +84,22 @@ def check_text(value: Any, field: str) -> None:
 def _check(value: Any, field: str, depth: int) -> None:
     if depth == 0:
         raise InvalidInput(
-            f"`{field}` is nested too deeply; at most {MAX_DEPTH} levels are accepted.", code="invalid_json"
+            f"`{field[:_MAX_FIELD_CHARACTERS]}` is nested too deeply; at most {MAX_DEPTH} levels are accepted.",
+            code="invalid_json",
         )
     if isinstance(value, str):
         _check_string(value, field)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            _check_string(key, f"{field} (a key)")
-            _check(item, f"{field}.{key}", depth - 1)
+            _check_string(key, f"{field or 'body'} (a key)")
+            _check(item, f"{field}.{key}" if field else key, depth - 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _check(item, f"{field}[{index}]", depth - 1)
 
 
 def _check_string(text: str, field: str) -> None:
+    field = (field or "body")[:_MAX_FIELD_CHARACTERS]
     if "\0" in text:
         raise InvalidInput(f"`{field}` contains U+0000; remove it.", code="invalid_text", field=field)
     try:
@@ -106,7 +109,7 @@ def _check_string(text: str, field: str) -> None:
             f"`{field}` contains a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}; "
             "send whole characters (a surrogate pair or UTF-8).",
             code="invalid_text",
-            field=field.encode(errors="replace").decode(),
+            field=field,
         ) from None
 
 
@@ -116,4 +119,4 @@ def _parse_int(literal: str) -> int | Number:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidInput(f"The body is not valid JSON: {name} is not a JSON value.", code="invalid_json")
+    raise InvalidInput(f"Not valid JSON: {name} is not a JSON value.", code="invalid_json")

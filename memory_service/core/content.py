@@ -18,7 +18,8 @@ def check_content(role: str, content: Any, field: str) -> tuple[Block, ...]:
     """The content as blocks; a string becomes one text block.
 
     Known types are checked for what every provider insists on, unknown ones are kept as they are. `cache_control` is
-    left out: breakpoints are placed for each prompt anew. Raises InvalidMessage naming the field and the remedy.
+    left out, in blocks within blocks too: breakpoints are placed for each prompt anew. Raises InvalidMessage naming the
+    field and the remedy.
     """
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
@@ -39,24 +40,47 @@ def _check_block(role: str, block: Any, field: str) -> Block:
         raise InvalidMessage(f"`{field}`: {kind} blocks belong in {other} messages.", field=field)
     match kind:
         case "text":
-            if not _string(block, "text", field).strip():
-                raise InvalidMessage(
-                    f"`{field}.text` is empty; send text, or leave the block out.", field=f"{field}.text"
-                )
+            _check_text(block, field)
         case "tool_use":
             _id(block, "id", field)
             _string(block, "name", field)
             if not isinstance(block.get("input"), dict):
-                raise InvalidMessage(f"`{field}.input` must be an object; send {{}} for no arguments.", field=field)
+                raise InvalidMessage(
+                    f"`{field}.input` must be an object; send {{}} for no arguments.", field=f"{field}.input"
+                )
         case "tool_result":
             _id(block, "tool_use_id", field)
             _check_result(block.get("content", ""), f"{field}.content")
         case "thinking":
             _string(block, "thinking", field)
         case "image" | "document":
-            if not isinstance(block.get("source"), dict):
-                raise InvalidMessage(f"`{field}.source` must be an object with a `type`.", field=f"{field}.source")
-    return {key: value for key, value in block.items() if key != "cache_control"}
+            _check_source(block, field)
+    return _without_breakpoints(block)
+
+
+def _without_breakpoints(block: Mapping[str, Any]) -> Block:
+    """Blocks may hold blocks, in their `content` or in that of their `source`; nothing else is looked into."""
+    kept = {key: value for key, value in block.items() if key != "cache_control"}
+    if isinstance(source := kept.get("source"), dict) and isinstance(source.get("content"), list):
+        kept["source"] = {**source, "content": _parts_without_breakpoints(source["content"])}
+    if isinstance(content := kept.get("content"), list):
+        kept["content"] = _parts_without_breakpoints(content)
+    return kept
+
+
+def _parts_without_breakpoints(parts: Sequence[Any]) -> list[Any]:
+    return [_without_breakpoints(part) if isinstance(part, dict) else part for part in parts]
+
+
+def _check_text(block: Mapping[str, Any], field: str) -> None:
+    if not _string(block, "text", field).strip():
+        raise InvalidMessage(f"`{field}.text` is empty; send text, or leave the block out.", field=f"{field}.text")
+
+
+def _check_source(block: Mapping[str, Any], field: str) -> None:
+    source = block.get("source")
+    if not isinstance(source, dict) or not isinstance(source.get("type"), str):
+        raise InvalidMessage(f"`{field}.source` must be an object with a `type`.", field=f"{field}.source")
 
 
 def _check_result(content: Any, field: str) -> None:
@@ -68,7 +92,9 @@ def _check_result(content: Any, field: str) -> None:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise InvalidMessage(f"`{field}[{index}]` must be an object with a `type`.", field=f"{field}[{index}]")
         if part["type"] == "text":
-            _string(part, "text", f"{field}[{index}]")
+            _check_text(part, f"{field}[{index}]")
+        elif part["type"] in ("image", "document"):
+            _check_source(part, f"{field}[{index}]")
 
 
 def _string(block: Mapping[str, Any], key: str, field: str) -> str:
@@ -92,13 +118,23 @@ def check_tools(tools: Sequence[Any], field: str) -> list[Block]:
     for index, tool in enumerate(tools):
         name = tool.get("name") if isinstance(tool, dict) else None
         if not isinstance(name, str) or not name:
-            raise InvalidInput(f"`{field}[{index}].name` must be a non-empty string.", field=f"{field}[{index}].name")
+            raise InvalidInput(
+                f"`{field}[{index}].name` must be a non-empty string; tools are in Anthropic's format (name, "
+                "description, input_schema).",
+                field=f"{field}[{index}].name",
+            )
         if name in names:
             raise InvalidInput(f"`{field}[{index}].name` {name!r} is used twice.", field=f"{field}[{index}].name")
-        if not isinstance(tool.get("input_schema", {}), dict):
+        # Tools that run at the provider have a type of their own, and no schema.
+        needs_schema = tool.get("type") in (None, "custom")
+        if not isinstance(tool.get("input_schema", None if needs_schema else {}), dict):
             raise InvalidInput(
-                f"`{field}[{index}].input_schema` must be a JSON schema.",
+                f'`{field}[{index}].input_schema` must be a JSON schema; send {{"type": "object"}} for no arguments.',
                 field=f"{field}[{index}].input_schema",
+            )
+        if not isinstance(tool.get("description", ""), str):
+            raise InvalidInput(
+                f"`{field}[{index}].description` must be a string.", field=f"{field}[{index}].description"
             )
         names.add(name)
     return [{key: value for key, value in tool.items() if key != "cache_control"} for tool in tools]

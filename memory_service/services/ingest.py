@@ -32,7 +32,10 @@ MAX_MESSAGES_PER_APPEND = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message as it came in. `field` is where in the request it stood, for error messages."""
+    """A message as it came in. `field` is where in the request it stood, for error messages.
+
+    `content` is a string or a list, or a tuple of blocks if it was checked before.
+    """
 
     role: str
     content: Any
@@ -46,7 +49,12 @@ class Draft:
 
 async def prepare(runtime: Runtime, drafts: Sequence[Draft], now: datetime) -> list[NewMessage]:
     """Do all that needs no database. Raises InvalidMessage naming the field and the remedy."""
-    checked = [check_content(draft.role, draft.content, f"{draft.field}content") for draft in drafts]
+    checked = [
+        draft.content
+        if isinstance(draft.content, tuple)
+        else check_content(draft.role, draft.content, f"{draft.field}content")
+        for draft in drafts
+    ]
     counts = await runtime.count([_counted_text(content) for content in checked])
     thinking = await runtime.count([_thinking_text(content) for content in checked])
     return [
@@ -118,7 +126,7 @@ async def edit(
 
 async def delete(session: Session, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
     """Raises InvalidMessage when a tool result would lose its call."""
-    await message_store.bury(session, thread.pk, message.seq, now)
+    await message_store.bury(session, thread, message, now)
     await _revalidate(session, thread, message.seq, deleted=1, action="delete")
 
 

@@ -29,7 +29,7 @@ async def create(
 ) -> ThreadRecord:
     """Raises NotFound for an unknown assistant, InvalidMessage."""
     if fields.get("assistant_id"):
-        await thread_store.get_assistant(session, fields["assistant_id"])
+        await thread_store.get_assistant(session, fields["assistant_id"], lock="FOR KEY SHARE")
     thread = await thread_store.create_thread(
         session, id=id or new_id("thread", now), now=now, metadata=metadata, fields=fields
     )

@@ -5,25 +5,60 @@ One JSON object a line, with a `type`: `assistant`, `thread`, then the thread's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from memory_service.core.canonical import Raw, check_text, dumps, loads
-from memory_service.errors import InvalidInput, MemoryServiceError, NotFound
+from memory_service.core.canonical import Raw, dumps
+from memory_service.core.content import check_content
+from memory_service.core.messages import Tail, extend_tail, tool_use_ids
+from memory_service.errors import InvalidInput, InvalidMessage, MemoryServiceError, NotFound
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest
 from memory_service.services.ingest import Draft
 from memory_service.store import messages as message_store
 from memory_service.store import threads as thread_store
 from memory_service.store.db import Session
+from memory_service.store.messages import NewMessage
 from memory_service.store.threads import AssistantRecord, ThreadRecord
 
 _BATCH = 500
 _JSON_FIELDS = frozenset({"tools", "documents", "truncation_strategy", "defaults"})
 _THREAD_KEYS = ("user_id", "assistant_id", "instructions", "tools", "documents", "truncation_strategy")
 _ASSISTANT_KEYS = ("name", "model", "provider", "instructions", "tools", "documents", "defaults")
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantLine:
+    """`fields` are columns, JSON in canonical form."""
+
+    id: str
+    fields: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadLine:
+    """As AssistantLine."""
+
+    id: str
+    fields: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageLine:
+    """A message of the thread whose line came last; `thread_id`, if given, says so again."""
+
+    draft: Draft
+    thread_id: str | None
+    seq: int | None
+
+
+Line = AssistantLine | ThreadLine | MessageLine
 
 
 @dataclass(slots=True)
@@ -89,29 +124,63 @@ def _time(moment: datetime) -> str:
 
 
 async def import_lines(
-    runtime: Runtime, session: Session, lines: Iterable[bytes], now: datetime, *, keep_ids: bool
+    runtime: Runtime,
+    session: Session,
+    lines: Iterable[bytes],
+    read: Callable[[bytes], Line],
+    now: datetime,
+    *,
+    keep_ids: bool,
 ) -> ImportReport:
-    """Write exported lines, all or none. An id that is taken is replaced by a fresh one, and reported.
+    """Write exported lines, all or none; `read` checks one. An id that is taken is replaced by a fresh one, and reported.
 
     Raises InvalidInput naming the line.
     """
     importing = _Import(runtime, session, now, keep_ids)
-    number = 0
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
+    for number, text in enumerate(lines, start=1):
+        if text.strip():
             try:
-                await importing.take(line)
+                await importing.take(read(text.rstrip(b"\r\n")))
             except MemoryServiceError as error:
-                raise InvalidInput(
-                    f"Line {number}: {error.message}", code=error.code, **{**error.details, "line": number}
-                ) from error
-    try:
-        await importing.flush()
-    except MemoryServiceError as error:
-        raise InvalidInput(
-            f"Up to line {number}: {error.message}", code=error.code, **{**error.details, "line": number}
-        ) from error
+                details = {**error.details, "line": number}
+                raise InvalidInput(f"Line {number}: {error.message}", code=error.code, **details) from error
+    await importing.flush()
     return importing.report
+
+
+@dataclass(slots=True)
+class _OpenThread:
+    """The thread whose messages are being read. `source_id` is its id in the file, the rest is as of the last line."""
+
+    source_id: str
+    record: ThreadRecord
+    tail: Tail = field(default_factory=Tail)
+    last_seq: int = 0
+    tool_use_ids: set[str] = field(default_factory=set)
+
+    def check(self, line: MessageLine) -> MessageLine:
+        """The line with its content checked, here and not when its batch is written, so that an error names it."""
+        if line.thread_id not in (None, self.source_id):
+            raise InvalidInput(
+                f"`thread_id` {line.thread_id!r} is not the thread of the lines before, {self.source_id!r}.",
+                field="thread_id",
+            )
+        seq = line.seq if line.seq is not None else self.last_seq + 1
+        if seq <= self.last_seq:
+            raise InvalidInput(f"`seq` is {seq}, but the message before has {self.last_seq}.", field="seq")
+        content = check_content(line.draft.role, line.draft.content, "content")
+        self.tail = extend_tail(self.tail, line.draft.role, content, "content")
+        for id_ in tool_use_ids(content):
+            if id_ in self.tool_use_ids:
+                raise InvalidMessage(
+                    f"`content` has a tool_use block with id {id_!r}, as an earlier message has; give each call an id "
+                    "of its own.",
+                    code="duplicate_tool_use",
+                    field="content",
+                )
+            self.tool_use_ids.add(id_)
+        self.last_seq = seq
+        return replace(line, draft=replace(line.draft, content=content), seq=seq)
 
 
 class _Import:
@@ -121,34 +190,31 @@ class _Import:
         self._now = now
         self._keep_ids = keep_ids
         self._assistants: dict[str, str] = {}
-        self._thread: tuple[str, ThreadRecord] | None = None  # its id in the file, and here
-        self._pending: list[tuple[Draft, int | None]] = []
+        self._thread: _OpenThread | None = None
+        self._pending: list[MessageLine] = []
         self.report = ImportReport()
 
-    async def take(self, line: bytes) -> None:
-        value = loads(line)
-        check_text(value, "line")
-        if not isinstance(value, dict) or value.get("type") not in ("assistant", "thread", "message"):
-            raise InvalidInput("`type` must be assistant, thread or message.", field="type")
-        if value["type"] == "message":
-            await self._take_message(value)
+    async def take(self, line: Line) -> None:
+        if isinstance(line, MessageLine):
+            if self._thread is None:
+                raise InvalidInput("A message line must come after the line of its thread.", field="type")
+            self._pending.append(self._thread.check(line))
+            if len(self._pending) >= _BATCH:
+                await self.flush()
             return
         await self.flush()
-        await (self._take_assistant(value) if value["type"] == "assistant" else self._take_thread(value))
+        await (self._take_assistant(line) if isinstance(line, AssistantLine) else self._take_thread(line))
 
-    async def _take_assistant(self, value: Mapping[str, Any]) -> None:
-        source = _text(value, "id")
-        fields = _columns(value, _ASSISTANT_KEYS)
-        held = await self._held_assistant(source)
-        metadata = _metadata(value)
-        if held and self._keep_ids and _same_assistant(held, fields, metadata):
-            self._assistants[source] = source
+    async def _take_assistant(self, line: AssistantLine) -> None:
+        held = await self._held_assistant(line.id)
+        if held and self._keep_ids and _same_assistant(held, line):
+            self._assistants[line.id] = line.id
             return
-        id_ = self._fresh("asst", source, taken=held is not None)
+        id_ = self._fresh("asst", line.id, taken=held is not None)
         await thread_store.create_assistant(
-            self._session, id=id_, now=_moment(value, self._now), metadata=metadata, fields=fields
+            self._session, id=id_, now=line.created_at or self._now, metadata=line.metadata, fields=line.fields
         )
-        self._assistants[source] = id_
+        self._assistants[line.id] = id_
         self.report.assistants += 1
 
     async def _held_assistant(self, id_: str) -> AssistantRecord | None:
@@ -157,81 +223,48 @@ class _Import:
         except NotFound:
             return None
 
-    async def _take_thread(self, value: Mapping[str, Any]) -> None:
-        source = _text(value, "id")
-        fields = _columns(value, _THREAD_KEYS)
-        assistant_id = fields.get("assistant_id")
-        if assistant_id is not None:
+    async def _take_thread(self, line: ThreadLine) -> None:
+        fields = dict(line.fields)
+        if (assistant_id := fields.get("assistant_id")) is not None:
             fields["assistant_id"] = self._assistants.get(assistant_id, assistant_id)
-            await thread_store.get_assistant(self._session, fields["assistant_id"])
+            await thread_store.get_assistant(self._session, fields["assistant_id"], lock="FOR KEY SHARE")
         try:
-            await thread_store.get_thread(self._session, source)
+            await thread_store.get_thread(self._session, line.id)
             taken = True
         except NotFound:
             taken = False
         thread = await thread_store.create_thread(
             self._session,
-            id=self._fresh("thread", source, taken=taken),
-            now=_moment(value, self._now),
-            metadata=_metadata(value),
+            id=self._fresh("thread", line.id, taken=taken),
+            now=line.created_at or self._now,
+            metadata=line.metadata,
             fields=fields,
         )
-        self._thread = (source, thread)
+        self._thread = _OpenThread(line.id, thread)
         self.report.threads += 1
-
-    async def _take_message(self, value: Mapping[str, Any]) -> None:
-        if self._thread is None:
-            raise InvalidInput("A message line must come after the line of its thread.", field="type")
-        thread_id = value.get("thread_id", self._thread[0])
-        if thread_id != self._thread[0]:
-            raise InvalidInput(
-                f"`thread_id` {thread_id!r} is not the thread of the lines before, {self._thread[0]!r}.",
-                field="thread_id",
-            )
-        if value.get("role") not in ("user", "assistant"):
-            raise InvalidInput("`role` must be user or assistant.", field="role")
-        seq = value.get("seq")
-        if seq is not None and (isinstance(seq, bool) or not isinstance(seq, int) or seq < 1):
-            raise InvalidInput("`seq` must be a positive number.", field="seq")
-        status = value.get("status", "completed")
-        if status not in ("completed", "incomplete"):
-            raise InvalidInput("`status` must be completed or incomplete.", field="status")
-        draft = Draft(
-            role=value["role"],
-            content=value.get("content"),
-            field="",
-            metadata=_metadata(value),
-            id=_text(value, "id") if value.get("id") is not None else None,
-            created_at=_moment(value, self._now),
-            status=status,
-            run_id=_text(value, "run_id") if value.get("run_id") is not None else None,
-        )
-        self._pending.append((draft, seq))
-        if len(self._pending) >= _BATCH:
-            await self.flush()
 
     async def flush(self) -> None:
         """Write the messages that were read."""
         if not self._pending or self._thread is None:
             return
-        source, thread = self._thread
-        drafts = [draft for draft, _ in self._pending]
+        drafts = [line.draft for line in self._pending]
+        messages = await self._with_ids(drafts)
+        seqs = [line.seq for line in self._pending]
+        await ingest.append(self._session, self._thread.record, messages, [""] * len(messages), seqs=seqs)
+        self._thread.record = await thread_store.get_thread(self._session, self._thread.record.id)
+        self.report.messages += len(messages)
+        self._pending.clear()
+
+    async def _with_ids(self, drafts: Sequence[Draft]) -> list[NewMessage]:
         prepared = await ingest.prepare(self._runtime, drafts, self._now)
         given = [draft.id for draft in drafts if draft.id]
         taken = await message_store.taken_ids(self._session, given) if given else set()
-        seen: set[str] = set()
         messages = []
         for message, draft in zip(prepared, drafts, strict=True):
-            id_ = message.id
-            if draft.id:
-                id_ = self._fresh("msg", draft.id, taken=draft.id in taken or draft.id in seen)
-            seen.add(id_)
+            id_ = self._fresh("msg", draft.id, taken=draft.id in taken) if draft.id else message.id
+            taken.add(id_)
             messages.append(ingest.with_id(message, id_))
-        seqs = [seq for _, seq in self._pending]
-        await ingest.append(self._session, thread, messages, [""] * len(messages), seqs=seqs)
-        self._thread = (source, await thread_store.get_thread(self._session, thread.id))
-        self.report.messages += len(messages)
-        self._pending.clear()
+        return messages
 
     def _fresh(self, prefix: str, source: str, *, taken: bool) -> str:
         if self._keep_ids and not taken:
@@ -241,54 +274,6 @@ class _Import:
         return id_
 
 
-def _same_assistant(held: AssistantRecord, fields: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
-    return held.metadata == metadata and all(getattr(held, key) == fields.get(key) for key in _ASSISTANT_KEYS)
-
-
-def _text(value: Mapping[str, Any], key: str) -> str:
-    text = value.get(key)
-    if not isinstance(text, str) or not 1 <= len(text) <= 256:
-        raise InvalidInput(f"`{key}` must be a string of 1 to 256 characters.", field=key)
-    return text
-
-
-def _metadata(value: Mapping[str, Any]) -> dict[str, str]:
-    metadata = value.get("metadata") or {}
-    valid = (
-        isinstance(metadata, dict)
-        and len(metadata) <= 16
-        and all(isinstance(v, str) and 1 <= len(k) <= 64 and len(v) <= 512 for k, v in metadata.items())
-    )
-    if not valid:
-        raise InvalidInput("`metadata` must be at most 16 pairs of strings (64 and 512 characters).", field="metadata")
-    return dict(metadata)
-
-
-def _columns(value: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Scalars as they are, JSON in canonical form; what is null or absent is left out."""
-    columns: dict[str, Any] = {}
-    for key in keys:
-        if (given := value.get(key)) is None:
-            continue
-        if key in _JSON_FIELDS:
-            columns[key] = dumps(given)
-        elif isinstance(given, str):
-            columns[key] = given
-        else:
-            raise InvalidInput(f"`{key}` must be a string.", field=key)
-    return columns
-
-
-def _moment(value: Mapping[str, Any], now: datetime) -> datetime:
-    given = value.get("created_at")
-    if given is None:
-        return now
-    try:
-        moment = datetime.fromisoformat(given)
-    except (TypeError, ValueError):
-        raise InvalidInput(
-            "`created_at` must be an RFC 3339 time, such as 2026-01-31T12:00:00Z.", field="created_at"
-        ) from None
-    if moment.tzinfo is None:
-        raise InvalidInput("`created_at` needs an offset, such as Z.", field="created_at")
-    return moment
+def _same_assistant(held: AssistantRecord, line: AssistantLine) -> bool:
+    same_fields = all(getattr(held, key) == line.fields.get(key) for key in _ASSISTANT_KEYS)
+    return same_fields and held.metadata == line.metadata

@@ -9,7 +9,8 @@ from hashlib import sha256
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from memory_service.errors import IdempotencyConflict, IdempotencyInProgress
+from memory_service.core.canonical import dumps
+from memory_service.errors import Conflict, IdempotencyConflict, IdempotencyInProgress
 
 KEPT = timedelta(hours=24)
 
@@ -50,7 +51,10 @@ async def claim(session: AsyncSession, call: IdempotentCall, now: datetime) -> A
 
 
 async def find(session: AsyncSession, call: IdempotentCall, now: datetime) -> Answer | None:
-    """The answer given before. Raises IdempotencyConflict when the key came with another body."""
+    """The answer given before.
+
+    Raises IdempotencyConflict when the key came with another body, Conflict when the answer was erased.
+    """
     found = await session.execute(
         text(
             "SELECT body_hash, status, answer FROM idempotency_records"
@@ -70,7 +74,32 @@ async def find(session: AsyncSession, call: IdempotentCall, now: datetime) -> An
         return None
     if bytes(row.body_hash) != call.body_hash:
         raise IdempotencyConflict("This Idempotency-Key was used with another body; use a new key for a new request.")
+    if not row.answer:
+        raise Conflict(
+            "What the first request with this Idempotency-Key wrote was deleted since, and its answer with it; use a new "
+            "key for a new request.",
+            code="idempotency_answer_erased",
+        )
     return Answer(row.status, row.answer)
+
+
+async def erase_answers(session: AsyncSession, id: str, *, path: str) -> None:
+    """Erase the answers in which the object `id` stands. The keys stay, so that no retry brings back what was deleted.
+
+    `path`: how the paths end that may have answered with it, as a pattern for LIKE.
+    """
+    await session.execute(
+        text(
+            "UPDATE idempotency_records SET answer = ''"
+            " WHERE project_id = :project_id AND path LIKE :path ESCAPE '!' AND strpos(answer, :opening) > 0"
+        ),
+        {"project_id": session.info["project_id"], "path": "%" + path, "opening": f'{{"id":{dumps(id)},'},
+    )
+
+
+def quote_like(literal: str) -> str:
+    """Text as a pattern for LIKE with `!` as the escape character."""
+    return literal.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
 async def record(session: AsyncSession, call: IdempotentCall, answer: Answer, now: datetime) -> None:

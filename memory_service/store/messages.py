@@ -16,6 +16,7 @@ from memory_service.core.messages import Tail
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage, NotFound
 from memory_service.store import tables
+from memory_service.store.idempotency import erase_answers, quote_like
 from memory_service.store.pages import Page, PageQuery, fetch_page
 from memory_service.store.threads import ThreadRecord
 
@@ -198,6 +199,7 @@ async def list_messages(session: AsyncSession, thread_pk: int, query: PageQuery)
         table="messages",
         key=("seq",),
         where="thread_pk = :thread_pk AND deleted_at IS NULL",
+        cursor_where="thread_pk = :thread_pk",
         parameters={"thread_pk": thread_pk},
     )
     return Page(tuple(MessageRecord(**row._mapping) for row in rows), has_more)
@@ -297,9 +299,10 @@ async def replace(
     return MessageRecord(*updated.one())
 
 
-async def bury(session: AsyncSession, thread_pk: int, seq: int, now: datetime) -> None:
+async def bury(session: AsyncSession, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
     """Delete a message: a tombstone keeps its seq, and nothing keeps its text."""
-    place = {"thread_pk": thread_pk, "seq": seq}
+    place = {"thread_pk": thread.pk, "seq": message.seq}
+    await erase_answers(session, message.id, path=f"/threads/{quote_like(thread.id)}/%")
     for statement in (
         "DELETE FROM message_terms WHERE thread_pk = :thread_pk AND seq = :seq",
         "DELETE FROM message_revisions WHERE thread_pk = :thread_pk AND seq = :seq",

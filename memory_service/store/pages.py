@@ -44,11 +44,12 @@ async def fetch_page(
     key: Sequence[str],
     where: str,
     parameters: Mapping[str, Any],
+    cursor_where: str | None = None,
 ) -> tuple[list[Any], bool]:
     """Rows next to the cursor in the order of `key`, and whether more follow in that direction.
 
-    All arguments but `query` and the values in `parameters` are the store's own text. Raises InvalidInput when the cursor
-    names no row of the list.
+    All arguments but `query` and the values in `parameters` are the store's own text. `cursor_where` is for cursors that
+    are not in the list any more. Raises InvalidInput when the cursor names no row.
     """
     cursor_id, field = (query.after, "after") if query.after is not None else (query.before, "before")
     # Going back from a cursor reads in the opposite direction and turns the rows around.
@@ -58,7 +59,8 @@ async def fetch_page(
     if cursor_id is not None:
         found = await session.execute(
             text(
-                f"SELECT {', '.join(key)} FROM {table} WHERE project_id = :project_id AND id = :cursor_id AND {where}"
+                f"SELECT {', '.join(key)} FROM {table}"
+                f" WHERE project_id = :project_id AND id = :cursor_id AND {cursor_where or where}"
             ),
             {**parameters, "project_id": session.info["project_id"], "cursor_id": cursor_id},
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Tail
 from memory_service.errors import Conflict, NotFound
+from memory_service.store.idempotency import erase_answers, quote_like
 from memory_service.store.pages import Page, PageQuery, fetch_page
 
 _THREAD = (
@@ -161,9 +162,11 @@ async def delete_thread(session: AsyncSession, id: str) -> None:
     """Delete a thread and all that belongs to it. Raises NotFound."""
     thread = await get_thread(session, id, lock=True)
     await session.execute(
-        text("DELETE FROM idempotency_records WHERE path LIKE :prefix ESCAPE '!'"),
-        {"prefix": "%/threads/" + thread.id.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "/%"},
+        text("DELETE FROM idempotency_records WHERE project_id = :project_id AND path LIKE :path ESCAPE '!'"),
+        {"project_id": session.info["project_id"], "path": f"%/threads/{quote_like(thread.id)}/%"},
     )
+    for path in ("/threads", "/fork"):
+        await erase_answers(session, thread.id, path=path)
     await session.execute(text("DELETE FROM threads WHERE pk = :pk"), {"pk": thread.pk})
 
 
@@ -177,13 +180,14 @@ async def bump_version(session: AsyncSession, pk: int) -> int:
 async def create_assistant(
     session: AsyncSession, *, id: str, now: datetime, metadata: Mapping[str, str], fields: Mapping[str, Any]
 ) -> AssistantRecord:
+    """Raises Conflict when the id is taken."""
     assert fields.keys() <= ASSISTANT_FIELDS
     created = await session.execute(
         text(
             f"INSERT INTO assistants (project_id, id, created_at, metadata{''.join(f', {n}' for n in fields)})"
             " VALUES (:project_id, :id, :created_at, CAST(:metadata AS jsonb)"
             + "".join(f", :{name}" for name in fields)
-            + f") RETURNING {_ASSISTANT}"
+            + f") ON CONFLICT (project_id, id) DO NOTHING RETURNING {_ASSISTANT}"
         ),
         {
             "project_id": session.info["project_id"],
@@ -193,13 +197,18 @@ async def create_assistant(
             **fields,
         },
     )
-    return AssistantRecord(**created.one()._mapping)
+    row = created.first()
+    if row is None:
+        raise Conflict(f"An assistant with id {id!r} exists already.", code="id_taken")
+    return AssistantRecord(**row._mapping)
 
 
-async def get_assistant(session: AsyncSession, id: str) -> AssistantRecord:
-    """Raises NotFound."""
+async def get_assistant(
+    session: AsyncSession, id: str, *, lock: Literal["FOR KEY SHARE", "FOR UPDATE"] | None = None
+) -> AssistantRecord:
+    """FOR KEY SHARE keeps the assistant from being deleted until the transaction ends. Raises NotFound."""
     found = await session.execute(
-        text(f"SELECT {_ASSISTANT} FROM assistants WHERE project_id = :project_id AND id = :id"),
+        text(f"SELECT {_ASSISTANT} FROM assistants WHERE project_id = :project_id AND id = :id {lock or ''}"),
         {"project_id": session.info["project_id"], "id": id},
     )
     row = found.first()
@@ -248,7 +257,7 @@ async def update_assistant(
 
 async def delete_assistant(session: AsyncSession, id: str) -> None:
     """Raises NotFound, and Conflict while threads use the assistant."""
-    await get_assistant(session, id)
+    await get_assistant(session, id, lock="FOR UPDATE")
     used = await session.scalar(
         text("SELECT id FROM threads WHERE project_id = :project_id AND assistant_id = :id LIMIT 1"),
         {"project_id": session.info["project_id"], "id": id},
@@ -258,6 +267,7 @@ async def delete_assistant(session: AsyncSession, id: str) -> None:
             f"Threads use this assistant ({used!r} for one); give them another assistant_id, or null, first.",
             code="assistant_in_use",
         )
+    await erase_answers(session, id, path="/assistants")
     await session.execute(
         text("DELETE FROM assistants WHERE project_id = :project_id AND id = :id"),
         {"project_id": session.info["project_id"], "id": id},

@@ -1,0 +1,105 @@
+"""Lines of an import. They are held to the same models as the requests that write the same things."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
+
+from memory_service.api import schemas
+from memory_service.api.assistants import assistant_fields
+from memory_service.api.deps import FIRST_MOMENT, LAST_MOMENT
+from memory_service.api.errors import invalid_input
+from memory_service.api.threads import thread_fields
+from memory_service.core.canonical import check_text, loads
+from memory_service.errors import InvalidInput
+from memory_service.services.ingest import Draft
+from memory_service.services.transfer import AssistantLine, Line, MessageLine, ThreadLine
+
+
+def _moment(value: Any) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError("must be an RFC 3339 time, such as 2026-01-31T12:00:00Z") from None
+    if moment.tzinfo is None:
+        raise ValueError("needs an offset, such as Z")
+    if not FIRST_MOMENT <= moment <= LAST_MOMENT:
+        raise ValueError("must be a time after 1970 and before 9999")
+    return moment.astimezone(UTC)
+
+
+def _fit_for_paths(id: str) -> str:
+    if "/" in id or not id.isprintable() or id in (".", ".."):
+        raise ValueError("must hold no slash and only printable characters, since it stands in paths")
+    return id
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_fit_for_paths)]
+Moment = Annotated[datetime | None, BeforeValidator(_moment)]
+Metadata = Annotated[schemas.Metadata, BeforeValidator(lambda value: {} if value is None else value)]
+
+
+class _AssistantLine(schemas.AssistantCreate):
+    type: Literal["assistant"]
+    id: Id
+    created_at: Moment = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class _ThreadLine(schemas.ThreadFields):
+    type: Literal["thread"]
+    id: Id
+    created_at: Moment = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class _MessageLine(schemas.MessageInput):
+    type: Literal["message"]
+    id: Id | None = None
+    thread_id: Id | None = None
+    seq: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    status: Literal["completed", "incomplete"] = "completed"
+    run_id: Id | None = None
+    created_at: Moment = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+_MODELS: dict[object, type[_AssistantLine | _ThreadLine | _MessageLine]] = {
+    "assistant": _AssistantLine,
+    "thread": _ThreadLine,
+    "message": _MessageLine,
+}
+
+
+def read_line(text: bytes) -> Line:
+    """One line of an import. Raises InvalidInput naming the field."""
+    value = loads(text)
+    check_text(value, "")
+    kind = value.get("type") if isinstance(value, dict) else None
+    model = _MODELS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise InvalidInput("A line must be an object whose `type` is assistant, thread or message.", field="type")
+    try:
+        line = model.model_validate(value)
+    except ValidationError as error:
+        raise invalid_input(error.errors()) from None
+    match line:
+        case _AssistantLine():
+            return AssistantLine(line.id, assistant_fields(line), line.metadata, line.created_at)
+        case _ThreadLine():
+            return ThreadLine(line.id, thread_fields(line), line.metadata, line.created_at)
+    draft = Draft(
+        role=line.role,
+        content=line.content,
+        field="",
+        metadata=line.metadata,
+        id=line.id,
+        created_at=line.created_at,
+        status=line.status,
+        run_id=line.run_id,
+    )
+    return MessageLine(draft, line.thread_id, line.seq)

@@ -1,0 +1,279 @@
+"""Prompts over HTTP: all or nothing, rebuilt byte for byte, and honest about what was deleted since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from typing import Any
+
+import httpx2
+import pytest
+
+from . import anthropic_rules, openai_rules
+from .support import MODEL, TOOL, append, build, messages_of, new_thread, ok, refused, text, tool_result, tool_use
+
+Unchanged = Callable[[], AbstractContextManager[None]]
+Rows = Callable[[], dict[str, list[str]]]
+FILLER = (
+    "Nothing of note happened on this day, and so it went on for a good while longer than anybody had expected. " * 8
+)
+FACT = "The zephyrine teapot belongs to Ingeborg."
+QUESTION = "Whose is the zephyrine teapot?"
+
+
+@pytest.fixture
+def long_thread(api: httpx2.Client) -> dict[str, Any]:
+    """A thread whose first turn says FACT and lies outside a small window, so that it is recalled."""
+    turns = [("user", FACT), ("assistant", "Noted.")]
+    for i in range(12):
+        turns += [("user", f"Day {i}. {FILLER}"), ("assistant", f"I see, day {i}.")]
+    return new_thread(api, *turns, ("user", QUESTION))
+
+
+SMALL = {"max_prompt_tokens": 2_000, "recall": {"max_tokens": 300}}
+
+
+def recall_prompt(api: httpx2.Client, thread_id: str, **body: Any) -> dict[str, Any]:
+    prompt: dict[str, Any] = ok(build(api, thread_id, **SMALL, **body), 201)
+    assert 1 in [recalled["seq"] for recalled in prompt["recalled"]]
+    assert "zephyrine teapot belongs" in str(prompt["request"])
+    return prompt
+
+
+def test_the_answer(api: httpx2.Client) -> None:
+    thread = new_thread(api, ("user", "hi"), instructions="Be kind.", tools=[TOOL])
+    prompt = ok(build(api, thread["id"], max_prompt_tokens=9_000), 201)
+    anthropic_rules.check(prompt["request"])
+    assert prompt["request"]["model"] == MODEL
+    assert (prompt["object"], prompt["status"], prompt["thread_id"]) == ("prompt", "built", thread["id"])
+    tokens = prompt["tokens"]
+    assert tokens["total"] == sum(v for k, v in tokens.items() if k not in ("total", "limit"))
+    assert tokens["limit"] == 9_000
+    prediction = prompt["prediction"]
+    assert tokens["total"] == sum(prediction[f"{k}_tokens"] for k in ("cache_read", "cache_write", "uncached"))
+    assert ok(api.get(f"/v1/threads/{thread['id']}/prompts/{prompt['id']}")) == prompt
+    listed = ok(api.get(f"/v1/threads/{thread['id']}/prompts"))["data"]
+    assert listed == [{k: v for k, v in prompt.items() if k not in ("request", "request_missing")}]
+
+
+def test_with_a_message(api: httpx2.Client) -> None:
+    """Appended and answered in one go."""
+    thread = new_thread(api)
+    message = {"role": "user", "content": [text("first")], "metadata": {"k": "v"}}
+    prompt = ok(build(api, thread["id"], message=message), 201)
+    held = messages_of(api, thread["id"])
+    assert [(m["seq"], m["content"], m["metadata"]) for m in held] == [(1, [text("first")], {"k": "v"})]
+    assert prompt["request"]["messages"] == [{"role": "user", "content": [text("first")]}]
+
+
+def test_refused_with_a_message(api: httpx2.Client, unchanged: Unchanged) -> None:
+    """A prompt that cannot be built takes its message with it."""
+    thread = new_thread(api, ("user", "hi"))
+    message = {"role": "user", "content": "word " * 3_000}
+    key = {"idempotency-key": "k"}
+    path = f"/v1/threads/{thread['id']}/prompts"
+    with unchanged():
+        body = {"model": MODEL, "message": message, "max_prompt_tokens": 1_000}
+        error = refused(api.post(path, json=body, headers=key), 422, "prompt_too_large", says="Raise max_prompt_tokens")
+        assert error["details"]["needed_tokens"] > 1_000
+        refused(build(api, thread["id"], message={"role": "user", "content": [tool_result("x")]}), 422)
+    # The key is as good as new.
+    body = {"model": MODEL, "message": {"role": "user", "content": "short"}}
+    ok(api.post(path, json=body, headers=key), 201)
+
+
+def test_dry_run(api: httpx2.Client, unchanged: Unchanged) -> None:
+    thread = new_thread(api, ("user", "hi"))
+    body = {"model": MODEL, "dry_run": True, "message": {"role": "user", "content": "planned"}}
+    path = f"/v1/threads/{thread['id']}/prompts"
+    with unchanged():
+        for headers in ({}, {"idempotency-key": "k"}):
+            planned = ok(api.post(path, json=body, headers=headers), 200)
+            assert planned["id"] is None
+            assert "planned" in str(planned["request"])
+    built = ok(api.post(path, json={**body, "dry_run": False}), 201)
+    assert built["request"] == planned["request"]
+    assert built["request_digest"] == planned["request_digest"]
+
+
+def test_rebuilt_after_whatever_happened_since(api: httpx2.Client, long_thread: dict[str, Any]) -> None:
+    """Edits of what it shows and of what it recalls, more messages, other instructions: the same bytes."""
+    thread = long_thread["id"]
+    path = f"/v1/threads/{thread}"
+    held = messages_of(api, thread)
+    contexts = {"context": [text("It is Monday & <late>.")]}
+    prompt = recall_prompt(api, thread, **contexts)
+    first = api.get(f"{path}/prompts/{prompt['id']}").content
+    for step in (
+        lambda: ok(api.patch(f"{path}/messages/{held[-1]['id']}", json={"content": "edited once"})),
+        lambda: append(api, thread, "assistant", "Ingeborg's."),
+        lambda: ok(api.patch(path, json={"instructions": "Be brief.", "tools": [TOOL]})),
+        lambda: ok(api.patch(f"{path}/messages/{held[-1]['id']}", json={"content": "edited twice"})),
+        lambda: ok(api.patch(f"{path}/messages/{held[0]['id']}", json={"content": "The fact is another."})),
+        lambda: ok(build(api, thread, message={"role": "user", "content": "more"}), 201),
+        lambda: ok(api.delete(f"{path}/messages/{held[5]['id']}")),
+    ):
+        step()
+        again = api.get(f"{path}/prompts/{prompt['id']}").content
+        assert again == first
+    shown = ok(api.get(f"{path}/prompts/{prompt['id']}"))
+    assert shown["request"] == prompt["request"]
+    assert len(prompt["request_digest"]) == len(sha256().hexdigest())
+
+
+def test_after_an_edit_the_next_prompt_says_so(api: httpx2.Client) -> None:
+    thread = new_thread(api, ("user", "one"), ("assistant", "two"), ("user", "three"))
+    path = f"/v1/threads/{thread['id']}/messages"
+    first = ok(build(api, thread["id"]), 201)
+    edited = ok(api.patch(f"{path}/{messages_of(api, thread['id'])[0]['id']}", json={"content": "ONE"}))
+    assert (edited["seq"], edited["content"]) == (1, [text("ONE")])
+    second = ok(build(api, thread["id"]), 201)
+    assert "ONE" in str(second["request"])
+    assert {"reason": "edited", "at_seq": 1} in second["breaks"]
+    assert second["prefix_digest"] != first["prefix_digest"]
+    assert ok(build(api, thread["id"]), 201)["breaks"] == []
+
+
+@pytest.mark.parametrize("which", ["shown", "recalled"])
+def test_after_a_deletion_it_says_so(api: httpx2.Client, long_thread: dict[str, Any], which: str) -> None:
+    thread = long_thread["id"]
+    prompt = recall_prompt(api, thread)
+    held = messages_of(api, thread)
+    gone = held[0] if which == "recalled" else held[-2]
+    path = f"/v1/threads/{thread}"
+    assert ok(api.delete(f"{path}/messages/{gone['id']}")) == {
+        "id": gone["id"],
+        "object": "message.deleted",
+        "deleted": True,
+    }
+    for answer in (
+        api.get(f"{path}/messages/{gone['id']}"),
+        api.delete(f"{path}/messages/{gone['id']}"),
+        api.patch(f"{path}/messages/{gone['id']}", json={"content": "x"}),
+    ):
+        refused(answer, 404, "not_found", says=gone["id"])
+    shown = ok(api.get(f"{path}/prompts/{prompt['id']}"))
+    assert shown["request"] is None
+    assert "deleted" in shown["request_missing"]
+    assert {k: v for k, v in shown.items() if not k.startswith("request")} == {
+        k: v for k, v in prompt.items() if not k.startswith("request")
+    }
+    anthropic_rules.check(ok(build(api, thread, **SMALL), 201)["request"])
+
+
+def test_deletion_erases_the_text_everywhere(api: httpx2.Client, long_thread: dict[str, Any], rows: Rows) -> None:
+    """Its earlier versions, what prompts and lanes quote of it, the answers kept for retries, the index."""
+    thread = long_thread["id"]
+    path = f"/v1/threads/{thread}"
+    key = {"idempotency-key": "append"}
+    append_body = {"role": "user", "content": "SECRET-A whose is the zephyrine teapot?"}
+    added = ok(api.post(f"{path}/messages", json=append_body, headers=key), 201)["data"][0]
+    ok(
+        api.patch(
+            f"{path}/messages/{added['id']}", json={"content": f"SECRET-B {QUESTION}", "metadata": {"m": "SECRET-C"}}
+        )
+    )
+    first = messages_of(api, thread)[0]
+    ok(api.patch(f"{path}/messages/{first['id']}", json={"content": f"SECRET-D {FACT}"}))
+    prompt_key = {"idempotency-key": "prompt"}
+    prompt_body = {"model": MODEL, **SMALL, "message": {"role": "user", "content": f"SECRET-E {QUESTION}"}}
+    prompt = ok(api.post(f"{path}/prompts", json=prompt_body, headers=prompt_key), 201)
+    assert "SECRET-D" in str(prompt["request"])
+    usage_key = {"idempotency-key": "usage"}
+    usage = {"usage": {"input_tokens": 900, "output_tokens": 5}, "message": {"content": "SECRET-F"}}
+    ok(api.post(f"{path}/prompts/{prompt['id']}/usage", json=usage, headers=usage_key))
+    ok(build(api, thread, **SMALL, message={"role": "user", "content": QUESTION}), 201)
+    assert all(f"SECRET-{letter}" in str(rows()) for letter in "ABCDEF")
+
+    for message in messages_of(api, thread):
+        if "SECRET" in str(message):
+            ok(api.delete(f"{path}/messages/{message['id']}"))
+    found = {table: [row for row in held if "SECRET" in row] for table, held in rows().items()}
+    assert not any(found.values()), found
+    # A retry neither shows it again nor writes it anew.
+    for where, body, headers in (
+        (f"{path}/messages", append_body, key),
+        (f"{path}/prompts/{prompt['id']}/usage", usage, usage_key),
+    ):
+        refused(api.post(where, json=body, headers=headers), 409, "idempotency_answer_erased", says="use a new key")
+    replayed = ok(api.post(f"{path}/prompts", json=prompt_body, headers=prompt_key), 201)
+    assert (replayed["id"], replayed["request"]) == (prompt["id"], None)
+    assert ok(api.get(f"{path}/search", params={"q": "SECRET"}))["data"] == []
+
+
+def test_usage_reports(api: httpx2.Client, unchanged: Unchanged) -> None:
+    thread = new_thread(api, ("user", "hi"))
+    prompt = ok(build(api, thread["id"]), 201)
+    path = f"/v1/threads/{thread['id']}/prompts/{prompt['id']}"
+    usage = {"input_tokens": 20, "cache_read_input_tokens": 5, "output_tokens": 3, "service_tier": "standard"}
+    body = {"usage": usage, "message": {"role": "assistant", "content": "hello", "metadata": {"k": "v"}}}
+    answer = ok(api.post(f"{path}/usage", json=body))
+    assert answer["usage"] == usage
+    reported = answer["reported"]
+    assert (reported["cache_read_tokens"], reported["uncached_tokens"], reported["output_tokens"]) == (5, 20, 3)
+    assert answer["message"] == messages_of(api, thread["id"])[1]
+    shown = ok(api.get(path))
+    assert (shown["status"], shown["usage"], shown["reported"]) == ("sent", usage, reported)
+    with unchanged():
+        assert ok(api.post(f"{path}/usage", json=body)) == answer
+        other = {"usage": {**usage, "output_tokens": 4}}
+        refused(api.post(f"{path}/usage", json=other), 409, "usage_already_reported")
+    assert len(messages_of(api, thread["id"])) == 2
+
+
+def test_a_reply_of_nothing_is_not_appended(api: httpx2.Client) -> None:
+    thread = new_thread(api, ("user", "hi"))
+    prompt = ok(build(api, thread["id"]), 201)
+    body = {"usage": {"input_tokens": 5}, "message": {"content": []}}
+    assert ok(api.post(f"/v1/threads/{thread['id']}/prompts/{prompt['id']}/usage", json=body))["message"] is None
+    assert len(messages_of(api, thread["id"])) == 1
+
+
+def test_defaults_of_assistant_and_thread(api: httpx2.Client) -> None:
+    """What the request leaves open the thread decides, then the assistant."""
+    defaults = {"max_prompt_tokens": 5_000, "max_output_tokens": 77, "recall": {"max_tokens": 200}}
+    assistant = ok(api.post("/v1/assistants", json={"model": MODEL, "tools": [TOOL], "defaults": defaults}), 201)
+    thread = new_thread(api, ("user", "hi"), assistant_id=assistant["id"])
+    path = f"/v1/threads/{thread['id']}"
+    prompt = ok(api.post(f"{path}/prompts", json={}), 201)
+    anthropic_rules.check(prompt["request"])
+    assert (prompt["tokens"]["limit"], prompt["request"]["max_tokens"], prompt["model"]) == (5_000, 77, MODEL)
+    assert [t["name"] for t in prompt["request"]["tools"]] == ["search"]
+    ok(api.patch(path, json={"tools": [{**TOOL, "name": "own"}]}))
+    own = ok(api.post(f"{path}/prompts", json={"max_output_tokens": 5}), 201)["request"]
+    assert ([t["name"] for t in own["tools"]], own["max_tokens"]) == (["own"], 5)
+    none = ok(api.post(f"{path}/prompts", json={"tools": [], "model": "gpt-4o"}), 201)
+    openai_rules.check(none["request"])
+    assert "tools" not in none["request"]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"cache": False}, {"cache": {"ttl": "1h"}}, {"recall": False}, {"provider": "echo"}]
+)
+def test_a_conversation_keeps_the_rules(api: httpx2.Client, options: dict[str, Any]) -> None:
+    """Every prompt of a conversation with tool loops, trims, context and an assistant."""
+    assistant = ok(api.post("/v1/assistants", json={"instructions": "Help.", "documents": [{"text": "D"}]}), 201)
+    thread = new_thread(api, assistant_id=assistant["id"], tools=[TOOL], instructions="In English.")["id"]
+    common = {"max_prompt_tokens": 1_500, "context": [text("now")], **options}
+    for i in range(8):
+        content = f"Question {i}: {FILLER}"
+        for model in (MODEL, "gpt-4o"):
+            body = {**common, "model": model, "dry_run": model != MODEL}
+            prompt = build(api, thread, **body, message={"role": "user", "content": content})
+            rules = openai_rules if model != MODEL and "provider" not in options else anthropic_rules
+            rules.check(ok(prompt, 200 if body["dry_run"] else 201)["request"])
+            marks = str(prompt.json()["request"]).count("'cache_control'")
+            assert marks == 0 if options.get("cache") is False else marks <= 4
+        thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
+        append(api, thread, "assistant", [thinking, text("Looking."), tool_use(f"a{i}"), tool_use(f"b{i}")])
+        results = {"role": "user", "content": [tool_result(f"a{i}"), tool_result(f"b{i}", [text("none")])]}
+        for model, dry_run in (("gpt-4o", True), (MODEL, False)):
+            looped = ok(
+                build(api, thread, **{**common, "model": model}, message=results, dry_run=dry_run),
+                200 if dry_run else 201,
+            )
+            rules = openai_rules if model != MODEL and "provider" not in options else anthropic_rules
+            rules.check(looped["request"])
+        append(api, thread, "assistant", f"Answer {i}.")
+    assert prompt.json()["window"]["first_seq"] > 1

@@ -1,0 +1,117 @@
+"""What people write, and their keys, never reach the service's log, whatever goes wrong."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import httpx2
+import psycopg
+import pytest
+
+from tests.conftest import Service
+
+from .support import MODEL, build, import_lines, messages_of, new_thread, ok, post_bytes, refused, tool_use
+
+PATIENCE_SECONDS = 10
+
+
+@pytest.fixture
+def canary() -> str:
+    return f"canary{uuid4().hex}"
+
+
+@pytest.fixture
+def log_of(service: Service) -> Callable[[str], list[str]]:
+    """All lines of the log up to the one about a request, which is written after the answer went out."""
+
+    def read(request_id: str) -> list[str]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            lines = list(service.log)
+            if any(request_id in line and '"message": "request"' in line for line in lines):
+                return lines
+        raise AssertionError("the request was not logged")
+
+    return read
+
+
+@pytest.fixture
+def failing(database: psycopg.Connection) -> Iterator[None]:
+    """A constraint that the code knows nothing of: Postgres quotes the whole row when it is broken."""
+    database.execute("ALTER TABLE messages ADD CONSTRAINT trap CHECK (content NOT LIKE '%trap%') NOT VALID")
+    yield
+    database.execute("ALTER TABLE messages DROP CONSTRAINT trap")
+
+
+def test_ordinary_errors(api: httpx2.Client, canary: str, log_of: Callable[[str], list[str]]) -> None:
+    thread = new_thread(api, ("user", canary), user_id=canary, instructions=canary, metadata={canary: canary})
+    path = f"/v1/threads/{thread['id']}"
+    ok(build(api, thread["id"]), 201)
+    refused(build(api, thread["id"], max_prompt_tokens=1), 422)
+    refused(post_bytes(api, "/v1/threads", f'{{"user_id": "{canary}'.encode()), 400)
+    refused(post_bytes(api, "/v1/threads", f'{{"user_id": "{canary}\\u0000"}}'.encode()), 422)
+    refused(api.post(f"{path}/messages", json={"role": canary, "content": canary}), 422)
+    refused(api.get("/v1/threads", params={"user_id": canary, "after": canary}), 422)
+    refused(api.get(f"{path}/search", params={"q": canary, "limit": canary}), 422)
+    refused(import_lines(api, [{"type": "thread", "id": canary, canary: canary}]), 422)
+    for role, content in (("assistant", [tool_use(canary)]), ("assistant", [tool_use(canary)])):
+        api.post(f"{path}/messages", json={"role": role, "content": content})
+    wrong = httpx2.get(api.base_url.join("/v1/threads"), headers={"authorization": f"Bearer msk_{canary}"})
+    refused(wrong, 401)
+    log = log_of(wrong.headers["x-request-id"])
+    assert canary not in "".join(log)
+    assert api.headers["authorization"].split()[1] not in "".join(log)
+
+
+@pytest.mark.usefixtures("failing")
+def test_an_error_nobody_foresaw(api: httpx2.Client, canary: str, log_of: Callable[[str], list[str]]) -> None:
+    """500 in the usual shape, nothing kept, and a log that names the place but not the words."""
+    thread = new_thread(api, ("user", "hello"))
+    bad = {"role": "user", "content": f"trap {canary}"}
+    path = f"/v1/threads/{thread['id']}"
+    lines = [{"type": "thread", "id": "t"}, {"type": "message", **bad}]
+    answers = [
+        api.post(f"{path}/messages", json=bad, headers={"idempotency-key": canary}),
+        api.post("/v1/threads", json={"messages": [bad]}),
+        api.patch(f"{path}/messages/{messages_of(api, thread['id'])[0]['id']}", json={"content": bad["content"]}),
+        api.post(f"{path}/prompts", json={"model": MODEL, "message": bad}),
+        import_lines(api, lines),
+    ]
+    for answer in answers:
+        error = refused(answer, 500, "internal", says="request id")
+        assert canary not in str(error)
+        log = log_of(answer.headers["x-request-id"])
+        assert canary not in "".join(log)
+        assert "trap" not in "".join(log)
+        record = next(
+            json.loads(line) for line in log if answer.headers["x-request-id"] in line and "unforeseen" in line
+        )
+        assert record["error"] == "IntegrityError"
+        assert any("messages.py" in frame for frame in record["at"])
+    assert len(messages_of(api, thread["id"])) == 1
+    ok(api.post(f"{path}/messages", json={"role": "user", "content": "fine"}, headers={"idempotency-key": canary}), 201)
+
+
+def test_what_is_not_even_http(
+    service: Service, api: httpx2.Client, canary: str, log_of: Callable[[str], list[str]]
+) -> None:
+    """The server's own warnings have the form of ours."""
+    before = len(service.log)
+    with socket.create_connection((api.base_url.host, api.base_url.port), 10) as connection:
+        connection.sendall(f"{canary} {canary}\r\n\r\n".encode())
+        assert b" 400 " in connection.makefile("rb").readline()
+    log = log_of(api.get("/healthz").headers["x-request-id"])[before:]
+    assert any("Invalid HTTP" in json.loads(line)["message"] for line in log)
+    assert canary not in "".join(log)
+
+
+def test_every_line_is_json(service: Service, api: httpx2.Client, log_of: Callable[[str], list[str]]) -> None:
+    answer = api.get("/v1/threads/none")
+    for line in log_of(answer.headers["x-request-id"]):
+        assert json.loads(line)["level"]
+    last = next(json.loads(line) for line in service.log if answer.headers["x-request-id"] in line)
+    assert (last["method"], last["route"], last["status"]) == ("GET", "/v1/threads/{thread_id}", 404)
