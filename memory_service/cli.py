@@ -70,7 +70,7 @@ def serve(
         listener = listen(settings.host, settings.port)
         address = address_of(listener)
         with lifecycle.open_database(settings, address=address) as database:
-            lifecycle.prepare_database(database, migrate_external=migrate)
+            lifecycle.prepare_database(database, migrate_used=migrate)
             asyncio.run(lifecycle.check_database(database.url))
             lines = [f"memory-service {__version__} on {address}", f"  database  {database.described}"]
             if database.embedded:
@@ -130,7 +130,7 @@ def migrate(data_dir: DataDir = None) -> None:
     with explained():
         settings = read_settings(data_dir=data_dir)
         with lifecycle.open_database(settings, share=True) as database:
-            lifecycle.prepare_database(database, migrate_external=True)
+            lifecycle.prepare_database(database, migrate_used=True)
             asyncio.run(lifecycle.check_database(database.url))
             typer.echo(f"{database.described}: migrated")
 
@@ -185,7 +185,7 @@ def keys_revoke(
 def _keys_database(data_dir: Path | None) -> Iterator[str]:
     settings = read_settings(data_dir=data_dir)
     with lifecycle.open_database(settings, share=True) as database:
-        lifecycle.prepare_database(database, migrate_external=False)
+        lifecycle.prepare_database(database, migrate_used=False)
         asyncio.run(lifecycle.check_database(database.url))
         yield database.url
 

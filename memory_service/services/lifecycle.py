@@ -28,11 +28,12 @@ _RESTART_DELAYS_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True, slots=True)
 class OpenDatabase:
-    """Where the database is. `described` is fit to be printed."""
+    """Where the database is. `shared`: a running service has it. `described` is fit to be printed."""
 
     url: str
     embedded: bool
     described: str
+    shared: bool = False
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def open_database(settings: Settings, *, address: str | None = None, share: bool
         return
     data_dir = settings.resolved_data_dir
     if share and (uri := running_uri(data_dir)):
-        yield OpenDatabase(uri, True, f"the embedded Postgres in {data_dir}")
+        yield OpenDatabase(uri, True, f"the embedded Postgres in {data_dir}", shared=True)
         return
     server = EmbeddedPostgres.start(data_dir, owner=address)
     reviver = threading.Thread(target=_revive, args=(server,), name="embedded Postgres")
@@ -155,9 +156,9 @@ async def ensure_first_key(url: str, data_dir: Path) -> tuple[str, bool]:
     return key, True
 
 
-def prepare_database(database: OpenDatabase, *, migrate_external: bool) -> None:
-    """Migrate the embedded database; an external one only when asked. Raises DatabaseNotReady."""
-    if database.embedded or migrate_external:
+def prepare_database(database: OpenDatabase, *, migrate_used: bool) -> None:
+    """Migrate the embedded database; one that a service may be using only when asked. Raises DatabaseNotReady."""
+    if migrate_used or (database.embedded and not database.shared):
         migrate(database.url)
-    if database.embedded:
-        allow_login(database.url)
+        if database.embedded:
+            allow_login(database.url)
