@@ -77,7 +77,7 @@ def serve(
                 lines += _first_key(database.url, settings.resolved_data_dir)
             else:
                 lines.append("  API keys  memory-service keys create --project NAME")
-            lines.append(f"  API docs  {address}/docs")
+            lines.append(f"  API       {address}/openapi.json")
             if settings.clock == "request":
                 lines.append(
                     "  clock     MEMORY_CLOCK=request: callers set the time with x-memory-now. Tests and replays only."

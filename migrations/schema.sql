@@ -102,7 +102,7 @@ CREATE TABLE memory.messages (
     role text NOT NULL,
     content text,
     status text DEFAULT 'completed'::text NOT NULL,
-    revision smallint DEFAULT 1 NOT NULL,
+    revision integer DEFAULT 1 NOT NULL,
     latin_tokens integer DEFAULT 0 NOT NULL,
     other_tokens integer DEFAULT 0 NOT NULL,
     text_bytes integer DEFAULT 0 NOT NULL,

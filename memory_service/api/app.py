@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp
 
 from memory_service import __version__
@@ -22,6 +23,12 @@ from memory_service.telemetry import logger
 
 _SWEEP_SECONDS = 600
 _IMPORT_TIMES_BODY = 100
+# For the OpenAPI document; `deps` is what looks at the key.
+_BEARER = HTTPBearer(scheme_name="API key", description="`msk_…`, or the header x-api-key.", auto_error=False)
+_DESCRIPTION = (
+    "Conversation threads in, prompts with a warm prefix out. A POST may carry an `Idempotency-Key` of at most 255 "
+    "characters: sent again within 24 hours with the same body, it is answered as before and has no second effect."
+)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schemas.ErrorBody, "description": "The request must be changed; the message says how."},
     "5XX": {"model": schemas.ErrorBody, "description": "Something on this side; send the request again."},
@@ -46,16 +53,16 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> ASGIA
     app = FastAPI(
         title="memory-service",
         version=__version__,
-        description="Conversation threads in, prompts with a warm prefix out.",
+        description=_DESCRIPTION,
         lifespan=lifespan,
         responses=_ERRORS,
         generate_unique_id_function=_operation_id,
-        docs_url="/docs",
+        docs_url=None,  # its page would load scripts from a stranger's server
         redirect_slashes=False,  # `GET /threads/` is an id that got lost, not the list
         redoc_url=None,
     )
     for router in (threads.router, prompts.router, assistants.router, transfer.router):
-        app.include_router(router)
+        app.include_router(router, dependencies=[Security(_BEARER)])
     app.include_router(system.router)
     add_error_handlers(app)
     limit = settings.max_body_bytes

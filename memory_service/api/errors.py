@@ -57,7 +57,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(error.status_code, "http_error")
-        message = f"{request.method} {request.url.path}: {error.detail}. See /docs for the routes."
+        message = f"{request.method} {request.url.path}: {error.detail}. /openapi.json lists the routes."
         answer = error_response(_id(request), error.status_code, code, message)
         answer.headers.update(error.headers or {})
         return answer

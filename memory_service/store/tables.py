@@ -22,7 +22,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    SmallInteger,
     Text,
     UniqueConstraint,
     text,
@@ -156,7 +155,7 @@ class Message(Table, table=True):
     role: str = _text()
     content: str | None = _text(null=True)
     status: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'completed'")))
-    revision: int = Field(sa_column=Column(SmallInteger, nullable=False, server_default=text("1")))
+    revision: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("1")))
     latin_tokens: int = _integer()
     other_tokens: int = _integer()
     text_bytes: int = _integer()

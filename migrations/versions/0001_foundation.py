@@ -118,7 +118,7 @@ CREATE TABLE messages (
     role TEXT NOT NULL,
     content TEXT,
     status TEXT DEFAULT 'completed' NOT NULL,
-    revision SMALLINT DEFAULT 1 NOT NULL,
+    revision INTEGER DEFAULT 1 NOT NULL,
     latin_tokens INTEGER DEFAULT 0 NOT NULL,
     other_tokens INTEGER DEFAULT 0 NOT NULL,
     text_bytes INTEGER DEFAULT 0 NOT NULL,

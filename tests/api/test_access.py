@@ -192,7 +192,7 @@ def test_odd_ids_in_paths(api: httpx2.Client, ids: dict[str, str], unchanged: Un
     "path", ["/", "/v1", "/v1/", "/v1/threads/", "/v1/thread", "/v2/threads", "/v1/threads//messages"]
 )
 def test_unknown_paths(api: httpx2.Client, path: str) -> None:
-    refused(api.get(path), 404, "not_found", says="/docs")
+    refused(api.get(path), 404, "not_found", says="/openapi.json")
 
 
 def test_methods_that_a_path_does_not_know(api: httpx2.Client) -> None:
