@@ -289,6 +289,8 @@ CREATE INDEX idempotency_records_created_at_idx ON memory.idempotency_records US
 
 CREATE INDEX prompts_built_idx ON memory.prompts USING btree (thread_pk, lane_key) WHERE (status = 'built'::text);
 
+CREATE INDEX prompts_thread_pk_lane_key_pk_idx ON memory.prompts USING btree (thread_pk, lane_key, pk) WHERE (status = 'built'::text);
+
 CREATE INDEX prompts_thread_pk_pk_idx ON memory.prompts USING btree (thread_pk, pk);
 
 CREATE INDEX threads_project_id_created_at_pk_idx ON memory.threads USING btree (project_id, created_at, pk);

@@ -61,6 +61,9 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 def _jpeg_size(head: bytes) -> tuple[int, int] | None:
     at = 2
     while at + 9 <= len(head) and head[at] == 0xFF:
+        if head[at + 1] == 0xFF:  # fill bytes may stand before a marker
+            at += 1
+            continue
         marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4])
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start-of-frame segment
             return int.from_bytes(head[at + 7 : at + 9]), int.from_bytes(head[at + 5 : at + 7])

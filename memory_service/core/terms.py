@@ -16,7 +16,7 @@ import Stemmer
 
 PASSAGE_CHARACTERS = 900
 
-_stem = Stemmer.Stemmer("english", maxCacheSize=50_000).stemWord
+_stem = Stemmer.Stemmer("english", maxCacheSize=0).stemWord
 # Hangul, kana, Han, Thai, Lao, Khmer, Burmese: no spaces between words, or particles that stick to them.
 _BIGRAM_SCRIPTS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"[{_BIGRAM_SCRIPTS}]+|(?:(?![{_BIGRAM_SCRIPTS}])[^\W_])+(?:'(?:(?![{_BIGRAM_SCRIPTS}])[^\W_])+)?")
@@ -68,14 +68,17 @@ def passages_of(text: str) -> list[str]:
 
 def _pieces(sentence: str) -> list[str]:
     """A sentence longer than a passage is cut at spaces where it has any."""
+    text = sentence.strip()
     pieces: list[str] = []
-    rest = sentence.strip()
-    while len(rest) > PASSAGE_CHARACTERS:
-        space = rest.rfind(" ", PASSAGE_CHARACTERS // 2, PASSAGE_CHARACTERS)
-        end = space if space > 0 else PASSAGE_CHARACTERS
-        pieces.append(rest[:end].rstrip())
-        rest = rest[end:].lstrip()
-    return [*pieces, rest] if rest else pieces
+    start = 0
+    while len(text) - start > PASSAGE_CHARACTERS:
+        space = text.rfind(" ", start + PASSAGE_CHARACTERS // 2, start + PASSAGE_CHARACTERS)
+        end = space if space > 0 else start + PASSAGE_CHARACTERS
+        pieces.append(text[start:end].rstrip())
+        start = end
+        while text[start].isspace():
+            start += 1
+    return [*pieces, text[start:]] if text else []
 
 
 @lru_cache(maxsize=50_000)

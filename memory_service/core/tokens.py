@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import ceil, sqrt
 from typing import Any, Self
+
+import numpy as np
 
 # A byte-level tokenizer reports about 4.5 tokens per o200k token, Claude up to 1.5: the prior must be able to go there.
 _PRIOR_STD = (8.0, 4.0, 0.6, 0.8, 0.6, 0.5)
@@ -20,10 +23,10 @@ _DRIFT = 1.005  # old observations fade, so that a provider's new tokenizer is l
 _MARGIN_WINDOW = 32
 _MARGIN_FLOOR = 0.005
 _UNSEEN_MARGIN = 0.10
-# A report far from what is known waits until others say the same: then the provider has a new tokenizer.
-_DOUBT_FACTOR = 2.0
-_DOUBT_STDS = 6.0
+# Reports that contradict what is known mean a new tokenizer, once there are three in a row.
+_CONTRADICTION_STDS = 6.0
 _BELIEVED_AFTER = 3
+_ABSURD_FACTOR = 2.0  # so far off that it does not widen the margin either
 # No tokenizer makes more tokens than bytes, or far fewer than o200k_base; a provider adds some text of its own.
 _HIDDEN_TOKENS = 4_000
 _HIDDEN_TOKENS_PER_MESSAGE = 50
@@ -31,8 +34,7 @@ _COARSEST = 0.2
 CALIBRATED_AFTER = 20  # observations
 
 
-_WEIGHTS = range(len(_PRIOR_STD))
-_PRIOR_COVARIANCE = tuple(tuple(_PRIOR_STD[i] ** 2 if i == j else 0.0 for j in _WEIGHTS) for i in _WEIGHTS)
+_PRIOR_COVARIANCE = tuple(map(tuple, np.diag(np.square(_PRIOR_STD)).tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Observation:
 class TokenEstimate:
     """Weights (tokens per request, message, latin token, other token, byte, image token) and their covariance.
 
-    `doubted` are the newest reports, if they contradict all that was learnt; none of them has been learnt from.
+    `recent` reports set the margin. `doubted` are the newest ones if they contradict the weights: not yet learnt from.
     """
 
     weights: tuple[float, ...]
@@ -125,40 +127,46 @@ class TokenEstimate:
         seen = Observation(counts, reported_tokens)
         if not seen.is_possible:
             return self
-        if not self._contradicts(seen):
+        if not self._is_contradicted_by(seen):
             return replace(self._learn(seen), doubted=())
         doubted = (*self.doubted, seen)
-        if len(doubted) < _BELIEVED_AFTER:
-            return replace(self, doubted=doubted)
-        anew = replace(self, covariance=_PRIOR_COVARIANCE, recent=(), doubted=())
-        for believed in doubted:
-            anew = anew._learn(believed)
-        return anew
+        if len(doubted) == _BELIEVED_AFTER:
+            return reduce(TokenEstimate._learn, doubted, self._with_open_mind())
+        is_absurd = not 1 / _ABSURD_FACTOR < reported_tokens / max(self._plain(counts, 1), 1.0) < _ABSURD_FACTOR
+        return replace(self, doubted=doubted, recent=self.recent if is_absurd else self._recent_and(seen))
 
-    def _contradicts(self, seen: Observation) -> bool:
-        expected = max(self._plain(seen.counts, 1), 1.0)
-        if 1 / _DOUBT_FACTOR <= seen.reported_tokens / expected <= _DOUBT_FACTOR:
-            return False
-        x = seen.counts.features(1)
-        variance = sum(x[i] * x[j] * self.covariance[i][j] for i in _WEIGHTS for j in _WEIGHTS) + _noise(expected)
-        return abs(seen.reported_tokens - expected) > _DOUBT_STDS * sqrt(max(variance, 0.0))
+    def _is_contradicted_by(self, seen: Observation) -> bool:
+        x = np.array(seen.counts.features(1))
+        expected = self._plain(seen.counts, 1)
+        variance = x @ np.array(self.covariance) @ x + _noise(expected)
+        return bool(abs(seen.reported_tokens - expected) > _CONTRADICTION_STDS * sqrt(variance))
+
+    def _with_open_mind(self) -> TokenEstimate:
+        """What is known counts for no more than a prior."""
+        return replace(self, covariance=_PRIOR_COVARIANCE, recent=(), doubted=())
 
     def _learn(self, seen: Observation) -> TokenEstimate:
-        """One step of the Kalman filter."""
-        x = seen.counts.features(1)
+        """One step of the Kalman filter, in Joseph's form, which keeps the covariance symmetric and positive."""
+        x = np.array(seen.counts.features(1))
+        held = np.array(self.covariance)
         # Forget a little, but never know less than the prior did.
-        fade = [min(_DRIFT, _PRIOR_STD[i] ** 2 / self.covariance[i][i]) ** 0.5 for i in _WEIGHTS]
-        spread = [[self.covariance[i][j] * fade[i] * fade[j] for j in _WEIGHTS] for i in _WEIGHTS]
-        px = [sum(spread[i][j] * x[j] for j in _WEIGHTS) for i in _WEIGHTS]
-        gain_scale = 1.0 / (sum(x[i] * px[i] for i in _WEIGHTS) + _noise(seen.reported_tokens))
-        error = seen.reported_tokens - self._plain(seen.counts, 1)
+        fade = np.sqrt(np.minimum(_DRIFT, np.square(_PRIOR_STD) / np.diag(held)))
+        spread = held * np.outer(fade, fade)
+        noise = _noise(seen.reported_tokens)
+        gain = spread @ x / (x @ spread @ x + noise)
+        kept = np.eye(len(x)) - np.outer(gain, x)
+        covariance = kept @ spread @ kept.T + noise * np.outer(gain, gain)
+        weights = np.array(self.weights) + gain * (seen.reported_tokens - self._plain(seen.counts, 1))
         return replace(
             self,
-            weights=tuple(self.weights[i] + px[i] * gain_scale * error for i in _WEIGHTS),
-            covariance=tuple(tuple(spread[i][j] - px[i] * px[j] * gain_scale for j in _WEIGHTS) for i in _WEIGHTS),
-            recent=(*self.recent, seen)[-_MARGIN_WINDOW:],
+            weights=tuple(weights.tolist()),
+            covariance=tuple(map(tuple, ((covariance + covariance.T) / 2).tolist())),
+            recent=self._recent_and(seen),
             observations=self.observations + 1,
         )
+
+    def _recent_and(self, seen: Observation) -> tuple[Observation, ...]:
+        return (*self.recent, seen)[-_MARGIN_WINDOW:]
 
     def _plain(self, counts: TokenCounts, requests: int) -> float:
         return sum(w * f for w, f in zip(self.weights, counts.features(requests), strict=True))

@@ -235,6 +235,8 @@ class Prompt(Table, table=True):
     __table_args__ = (
         UniqueConstraint("project_id", "id"),
         Index(None, "thread_pk", "pk"),
+        # Few wait to be sent or abandoned, and they are looked for at each usage report.
+        Index(None, "thread_pk", "lane_key", "pk", postgresql_where=text("status = 'built'")),
         Index("prompts_built_idx", "thread_pk", "lane_key", postgresql_where=text("status = 'built'")),
         CheckConstraint("status IN ('built', 'sent', 'abandoned')", name="status"),
     )

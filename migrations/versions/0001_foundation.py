@@ -161,6 +161,8 @@ CREATE INDEX prompts_built_idx ON prompts (thread_pk, lane_key) WHERE status = '
 
 CREATE INDEX prompts_thread_pk_pk_idx ON prompts (thread_pk, pk);
 
+CREATE INDEX prompts_thread_pk_lane_key_pk_idx ON prompts (thread_pk, lane_key, pk) WHERE status = 'built';
+
 CREATE TABLE stable_texts (
     thread_pk BIGINT NOT NULL,
     digest TEXT NOT NULL,

@@ -1,0 +1,144 @@
+"""What must hold for every prompt, each rule as a function of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from memory_service.core.canonical import dumps
+from memory_service.core.forms import to_request
+from memory_service.core.images import media_tokens
+from memory_service.core.recall import count_documents
+from tests.api import anthropic_rules, openai_rules
+from tests.property.anthropic_cache import blocks_of, unmarked
+from tests.property.simulator import Built, Simulator, counted_text
+
+
+def anthropic_body(built: Built) -> dict[str, Any]:
+    """The prompt in Anthropic's form, whoever it is for, so that one set of checks reads its layout."""
+    request = replace(built.request, provider="anthropic")
+    body: dict[str, Any] = json.loads(dumps(to_request(request, built.prompt.layout, "thread_1")))
+    return body
+
+
+def check_budget(thread: Simulator, built: Built) -> None:
+    tokens = built.prompt.tokens
+    parts = (tokens.system, tokens.tools, tokens.summary, tokens.window, tokens.recall, tokens.volatile)
+    assert sum(parts) == tokens.total
+    assert tokens.limit == built.spec.max_prompt_tokens
+    assert tokens.total <= tokens.limit
+    body = anthropic_body(built)
+    counted = count_request(thread, body)
+    assert counted <= tokens.total
+    # Merged messages and line ends between blocks are counted, though they cost nothing here.
+    blocks = list(blocks_of(body))
+    thinking = sum(1 for _, block in blocks if "thinking" in block)
+    assert tokens.total - counted <= 24 + 10 * (len(blocks) + len(built.messages) + thinking)
+
+
+def count_request(thread: Simulator, body: dict[str, Any]) -> float:
+    """The tokens of a rendered request, by the tokenizer and nothing of the plan."""
+    per_request, per_message, *_ = thread.tokenizer.scale.weights
+    system = [block["text"] for block in body.get("system", [])]
+    total = per_request + per_message * (len(body["messages"]) + bool(system))
+    total += thread.tokenizer.tokens("\n".join(system)) if system else 0
+    tools = [unmarked(tool) for tool in body.get("tools", [])]
+    total += thread.tokenizer.tokens(dumps([*built_tools(thread)])) if tools else 0
+    for message in body["messages"]:
+        for block in message["content"]:
+            total += thread.tokenizer.tokens(counted_text(block)) + media_tokens(block)
+            total += thread.tokenizer.tokens(block["thinking"]) if block["type"] == "thinking" else 0
+    return total
+
+
+def built_tools(thread: Simulator) -> tuple[Any, ...]:
+    return tuple(thread.tools)
+
+
+def check_valid(built: Built) -> None:
+    anthropic_rules.check(anthropic_body(built))
+    body = json.loads(dumps(built.body))
+    (openai_rules if built.request.provider == "openai" else anthropic_rules).check(body)
+    layout = built.prompt.layout
+    for mark in layout.marks:
+        piece = layout.pieces[mark] if mark >= 0 else None
+        assert piece is None or not piece.volatile
+        assert piece is None or piece.block["type"] != "thinking"
+    assert list(layout.marks) == sorted(set(layout.marks))
+    assert len(built.prompt.breakpoints) == len(layout.marks) + layout.mark_shared <= 4
+    if built.request.model.cache_rule == "openai_breakpoints":
+        roles = [m["role"] for m in body["messages"] if "prompt_cache_breakpoint" in json.dumps(m)]
+        assert set(roles) <= {"developer", "user", "tool"}
+        assert json.dumps(body).count("prompt_cache_breakpoint") == (
+            len(built.prompt.breakpoints) if built.spec.ttl else 0
+        )
+
+
+def check_window(thread: Simulator, built: Built) -> None:
+    """The newest messages, all of them and in order, verbatim; the cut on a turn's first message, never going back."""
+    window, layout = built.window, built.prompt.layout
+    shown = [m for m in thread.messages if m.seq >= window.first_seq]
+    visible = [block for m in shown for block in m.content if "thinking" not in block["type"]]
+    rendered = [
+        p.block
+        for p in layout.pieces
+        if not p.volatile and "thinking" not in p.block["type"] and not _is_repair(built, p.block)
+    ]
+    assert rendered == visible
+    assert [p.seq for p in layout.pieces] == sorted(p.seq for p in layout.pieces)
+    assert layout.pieces[-1].block == thread.messages[-1].content[-1]
+    if built.lane_before:
+        assert window.first_seq >= built.lane_before.first_seq
+    first = shown[0]
+    opens = first.role == "user" and all(b["type"] != "tool_result" for b in first.content)
+    starts_there = first is thread.messages[0] or bool(built.lane_before and not window.trimmed)
+    assert opens or starts_there
+    if built.spec.strategy.type == "disabled":
+        assert first is thread.messages[0]
+
+
+def _is_repair(built: Built, block: Any) -> bool:
+    texts = ("(The assistant opened this conversation.)", "No result was recorded for this tool call.")
+    return (block.get("text") or block.get("content")) in texts
+
+
+def check_volatile(thread: Simulator, built: Built) -> None:
+    prompt, window = built.prompt, built.window
+    assert all(recalled["seq"] < window.first_seq for recalled in prompt.volatile.recalled)
+    texts = (prompt.volatile.recalled_text, prompt.volatile.context_text)
+    pieces = [p for p in prompt.layout.pieces if p.volatile]
+    assert [p.block["text"] for p in pieces] == [text for text in texts if text]
+    for text, tag in zip(texts, ("recalled_messages", "request_context"), strict=True):
+        if text:
+            assert text.startswith(f"<{tag}>\n")
+            assert text.endswith(f"</{tag}>")
+            assert text.lower().count(f"<{tag}") == text.lower().count(f"</{tag}") == 1
+    messages = prompt.volatile.recalled_text.count("<message ")
+    assert messages == prompt.volatile.recalled_text.count("</message>") == len(prompt.volatile.recalled)
+    assert messages <= sum(count_documents(entry) for entry in thread.index.values())
+    if built.spec.recall and not window.frozen:
+        reserve = built.spec.recall_tokens
+        assert reserve is None or prompt.volatile.recalled_tokens <= reserve
+
+
+def prefix_of(built: Built, *, whole: bool = False) -> list[str]:
+    """The rendered blocks up to the last place that the next prompt should extend, or all of them; markers aside."""
+    blocks = list(blocks_of(anthropic_body(built)))
+    last = max((i for i, (_, block) in enumerate(blocks) if "cache_control" in block), default=-1)
+    return [f"{section} {json.dumps(unmarked(block))}" for section, block in (blocks if whole else blocks[: last + 1])]
+
+
+def check_extends(before: Built, built: Built) -> None:
+    """A prompt extends its lane's previous one, or says why not; and never says so when it does."""
+    previous, present = prefix_of(before), prefix_of(built, whole=True)
+    reasons = [b.reason for b in built.prompt.breaks]
+    assert "changed" not in reasons, "a break without a reason"
+    if present[: len(previous)] == previous:
+        assert not reasons
+    else:
+        assert reasons
+
+
+def check_rebuilt(thread: Simulator, built: Built) -> None:
+    assert dumps(thread.rebuild(built)) == built.text

@@ -1,0 +1,301 @@
+"""A thread without a service: the steps of services/planning.py around the core, with a counter that is exact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from memory_service.core.budget import default_recall_tokens
+from memory_service.core.canonical import dumps, loads
+from memory_service.core.content import check_content
+from memory_service.core.forms import to_request
+from memory_service.core.images import media_tokens
+from memory_service.core.lane import Lane
+from memory_service.core.layout import Layout, StablePart, render_pieces
+from memory_service.core.messages import (
+    THINKING_TYPES,
+    Block,
+    Message,
+    Tail,
+    block_text,
+    extend_tail,
+    group_turns,
+    mend,
+)
+from memory_service.core.pricing import Model
+from memory_service.core.prompt import Prompt, assemble
+from memory_service.core.recall import Candidate, index_entry, pack, passage_text, rank
+from memory_service.core.request import Request
+from memory_service.core.tokens import Scale, TokenCounts
+from memory_service.core.truncation import TruncationStrategy
+from memory_service.core.volatile import Volatile, context_block
+from memory_service.core.window import Window, check_open_calls, plan_window
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+CLAUDE = Model(
+    name="claude",
+    provider="anthropic",
+    cache_rule="anthropic_breakpoints",
+    input_usd=5.0,
+    output_usd=25.0,
+    cache_read_usd=0.5,
+    cache_write_ratio=1.25,
+    cache_write_1h_ratio=2.0,
+    ttl_seconds=300,
+)
+GPT_EXPLICIT = Model(
+    name="gpt-explicit",
+    provider="openai",
+    cache_rule="openai_breakpoints",
+    input_usd=2.0,
+    output_usd=10.0,
+    cache_read_usd=0.2,
+    cache_write_ratio=1.25,
+    ttl_seconds=1800,
+)
+GPT_AUTOMATIC = Model(
+    name="gpt-automatic",
+    provider="openai",
+    cache_rule="longest_prefix",
+    input_usd=2.5,
+    output_usd=10.0,
+    cache_read_usd=0.25,
+)
+UNPRICED = Model(name="local", provider="openai", cache_rule="longest_prefix")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Counts a text, and the linear function of the counts that gives the tokens exactly."""
+
+    name: str
+    count: Callable[[str], TokenCounts]
+    scale: Scale
+
+    def tokens(self, text: str) -> int:
+        return self.scale.ceil(self.count(text))
+
+
+BYTES = Tokenizer(
+    "bytes", lambda text: TokenCounts(text_bytes=len(text.encode())), Scale((12.0, 8.0, 0.0, 0.0, 1.0, 1.0))
+)
+SEVENTHS = Tokenizer("sevenths", lambda text: TokenCounts(latin=len(text) // 7), Scale((4.0, 4.0, 1.0, 1.0, 0.0, 1.0)))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a prompt is asked with: as services.planning.PromptSpec, settled."""
+
+    model: Model = CLAUDE
+    max_prompt_tokens: int = 8_000
+    strategy: TruncationStrategy = TruncationStrategy()
+    recall: bool = True
+    recall_tokens: int | None = None
+    context: tuple[str, ...] = ()
+    ttl: str | None = "5m"
+    refresh: bool = False
+
+
+@dataclass(frozen=True)
+class Built:
+    """A prompt with all it was made of, and the request as the SDK would send it."""
+
+    spec: Spec
+    request: Request
+    lane_before: Lane | None
+    window: Window
+    prompt: Prompt
+    messages: tuple[Message, ...]
+    body: Mapping[str, Any]
+    at: float
+
+    @property
+    def text(self) -> str:
+        return dumps(self.body)
+
+
+@dataclass
+class Simulator:
+    """One thread. `page` is how many messages the newest page holds that is loaded for a prompt."""
+
+    tokenizer: Tokenizer = BYTES
+    tools: tuple[Block, ...] = ()
+    shared: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    page: int = 200
+    now: float = EPOCH.timestamp()
+    messages: list[Message] = field(default_factory=list)
+    index: dict[int, bytes] = field(default_factory=dict)
+    lanes: dict[str, Lane] = field(default_factory=dict)
+    last_seq: int = 0
+    tail: Tail = Tail()
+
+    def append(self, role: str, content: str | Sequence[Block]) -> Message:
+        """Raises InvalidMessage."""
+        blocks = check_content(role, content if isinstance(content, str) else list(content), "content")
+        self.tail = extend_tail(self.tail, role, blocks, "content")
+        self.last_seq += 1
+        message = self._message(self.last_seq, role, blocks)
+        self.messages.append(message)
+        self.index[message.seq] = index_entry(message.seq, message.text)
+        return message
+
+    def edit(self, at: int, content: str | Sequence[Block]) -> None:
+        """Change the message at an index. Raises InvalidMessage and changes nothing."""
+        old = self.messages[at]
+        blocks = check_content(old.role, content if isinstance(content, str) else list(content), "content")
+        new = self._message(old.seq, old.role, blocks)
+        self._replace([*self.messages[:at], new, *self.messages[at + 1 :]], old.seq)
+        self.index[new.seq] = index_entry(new.seq, new.text)
+
+    def delete(self, at: int) -> None:
+        """Raises InvalidMessage and changes nothing."""
+        old = self.messages[at]
+        self._replace([*self.messages[:at], *self.messages[at + 1 :]], old.seq)
+        del self.index[old.seq]
+
+    def _replace(self, messages: list[Message], seq: int) -> None:
+        tail = Tail()
+        for message in messages:
+            tail = extend_tail(tail, message.role, message.content, "content")
+        self.messages, self.tail = messages, tail
+        self.lanes = {key: lane.after_edit(seq) for key, lane in self.lanes.items()}
+
+    def build(self, spec: Spec) -> Built:
+        """Plan, assemble and remember. Raises NoUserMessage and PromptTooLarge."""
+        built = self.plan(spec)
+        # As it is stored.
+        self.lanes[built.request.lane_key] = Lane.from_json(json.loads(dumps(built.prompt.lane.to_json())))
+        return built
+
+    def plan(self, spec: Spec) -> Built:
+        scale = self.tokenizer.scale
+        request = Request(
+            provider=spec.model.provider,
+            model=spec.model,
+            model_name=spec.model.name,
+            max_prompt_tokens=spec.max_prompt_tokens,
+            max_output_tokens=1_000,
+            strategy=spec.strategy,
+            ttl=spec.ttl,
+        )
+        stable = self.stable_part()
+        lane = self.lanes.get(request.lane_key)
+        messages, more_before = self._load(lane, spec.max_prompt_tokens)
+        check_open_calls(self.tail.open_tool_use_ids, messages)
+        context_text = context_block(spec.context)
+        context_tokens = self.tokenizer.tokens(context_text)
+        reserve = (
+            spec.recall_tokens if spec.recall_tokens is not None else default_recall_tokens(spec.max_prompt_tokens)
+        )
+        window = plan_window(
+            request,
+            stable,
+            messages,
+            lane,
+            scale,
+            recall_reserve=reserve if spec.recall else 0,
+            context_tokens=context_tokens,
+            more_before=more_before,
+            refresh=spec.refresh,
+            now=self.now,
+        )
+        if window.frozen is not None:
+            volatile = window.frozen
+        else:
+            left = min(reserve, window.volatile_tokens_left - context_tokens)
+            recalled = pack(self._candidates(window), left, self.tokenizer.tokens) if spec.recall and left > 0 else []
+            volatile = Volatile.of(recalled, context_text, self.tokenizer.tokens)
+        counts = self.tokenizer.count(volatile.recalled_text) + self.tokenizer.count(volatile.context_text)
+        prompt = assemble(request, stable, window, volatile, counts, lane, scale, self.now)
+        body = to_request(request, prompt.layout, "thread_1")
+        return Built(spec, request, lane, window, prompt, tuple(messages), body, self.now)
+
+    def sent(self, built: Built) -> None:
+        key = built.request.lane_key
+        if key in self.lanes:
+            self.lanes[key] = self.lanes[key].after_sent(built.prompt.tail)
+
+    def rebuild(self, built: Built) -> Mapping[str, Any]:
+        """The request once more, from what services/prompts.py keeps of a prompt."""
+        facts = json.loads(
+            dumps({"marks": built.prompt.layout.marks, "volatile": asdict(built.prompt.volatile)})  # through JSON
+        )
+        shown = [m for m in self.messages if built.window.first_seq <= m.seq <= built.window.last_seq]
+        again = [replace(m, content=tuple(loads(dumps(m.content)))) for m in shown]
+        tools, shared, own = loads(dumps([self.tools, self.shared, self.own]))
+        turns, _ = mend(group_turns(again))
+        layout = Layout(
+            StablePart(tuple(tools), tuple(shared), tuple(own)),
+            render_pieces(turns, Volatile.from_json(facts["volatile"])),
+            tuple(facts["marks"]),
+            built.prompt.layout.mark_shared,
+        )
+        return to_request(built.request, layout, "thread_1")
+
+    def stable_part(self) -> StablePart:
+        system = self.tokenizer.count("\n".join((*self.shared, *self.own)))
+        return StablePart(
+            self.tools,
+            self.shared,
+            self.own,
+            self.tokenizer.count(dumps(self.tools) if self.tools else ""),
+            replace(system, messages=1 if self.shared or self.own else 0),
+        )
+
+    def _load(self, lane: Lane | None, limit: int) -> tuple[list[Message], bool]:
+        rest = [m for m in self.messages if lane is None or m.seq >= lane.first_seq]
+        loaded: list[Message] = []
+        size, tokens = self.page, 0.0
+        while rest and tokens <= limit:
+            page = rest[-size:]
+            rest = rest[:-size]
+            loaded = page + loaded
+            tokens += sum(self.tokenizer.scale.tokens(m.counts) for m in page)
+            size *= 3
+        return loaded, bool(rest)
+
+    def _candidates(self, window: Window) -> list[Candidate]:
+        question = window.open_turn.question
+        hidden = [m for m in self.messages if m.seq < window.first_seq]
+        if not hidden or not question:
+            return []
+        by_seq = {m.seq: m for m in hidden}
+        hits = rank(b"".join(self.index[m.seq] for m in hidden), question, 64)
+        hits = [hit for hit in hits if hit.score >= 0]
+        candidates = []
+        for hit in hits:
+            message = by_seq[hit.seq]
+            text, is_excerpt = passage_text(message.text, hit.passage)
+            candidates.append(Candidate(hit, message.id, message.role, text, is_excerpt, message.created_at))
+        return candidates
+
+    def _message(self, seq: int, role: str, blocks: Sequence[Block]) -> Message:
+        counts = self.tokenizer.count("\n".join(map(counted_text, blocks)))
+        thoughts = [str(b.get("thinking") or b.get("data") or "") for b in blocks if b["type"] in THINKING_TYPES]
+        thinking = self.tokenizer.count("\n".join(thoughts))
+        return Message(
+            seq=seq,
+            id=f"msg_{seq}",
+            role="assistant" if role == "assistant" else "user",
+            content=tuple(blocks),
+            counts=replace(counts, messages=1, images=sum(map(media_tokens, blocks))),
+            created_at=EPOCH + timedelta(minutes=seq),
+            thinking_tokens=thinking.latin + thinking.other + -(-thinking.text_bytes // 4),
+        )
+
+
+def counted_text(block: Block) -> str:
+    """What of a block is counted as text."""
+    match block.get("type"):
+        case "thinking" | "redacted_thinking" | "image":
+            return ""
+        case "tool_use":
+            return f"{block['name']} {dumps(block['input'])}"
+        case "text" | "tool_result" | "document":
+            return block_text(block)
+    return dumps(block)

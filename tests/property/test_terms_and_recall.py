@@ -1,0 +1,177 @@
+"""Terms and passages hold for any text, and ranking is BM25 as anybody would write it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memory_service.core.recall import (
+    Candidate,
+    Hit,
+    count_documents,
+    escape,
+    index_entry,
+    pack,
+    passage_text,
+    rank,
+    render_block,
+)
+from memory_service.core.terms import PASSAGE_CHARACTERS, passages_of, terms_of
+from tests.property.conftest import examples
+from tests.property.operations import WORDS
+
+texts = st.one_of(
+    st.text(max_size=200),
+    st.lists(st.sampled_from([*WORDS, ". ", "\n", " " * 50, "가" * 500, "x" * 2_000, "👩‍👩‍👧" * 90]), max_size=60).map(
+        "".join
+    ),
+    st.lists(st.sampled_from(WORDS), max_size=500).map(" ".join),
+)
+
+
+@settings(max_examples=examples(300))
+@given(texts)
+def test_passages_cover_a_text(text: str) -> None:
+    passages = passages_of(text)
+    assert "".join("".join(passages).split()) == "".join(text.split())
+    assert all(passage.strip() and len(passage) <= PASSAGE_CHARACTERS for passage in passages)
+
+
+@settings(max_examples=examples(300))
+@given(texts)
+def test_terms_are_negative_32_bit_numbers(text: str) -> None:
+    terms = terms_of(text)
+    assert all(-(2**31) <= term < 0 for term in terms)
+    assert terms == terms_of(text)
+    assert terms_of(text.upper().lower()) == terms_of(text.upper().lower().upper().lower())
+
+
+@settings(max_examples=examples(200))
+@given(texts, st.integers(1, 2**31 - 1))
+def test_an_index_entry_says_which_passage_is_where(text: str, seq: int) -> None:
+    numbers = np.frombuffer(index_entry(seq, text), dtype="<i4").tolist()
+    expected: list[int] = []
+    for number, passage in enumerate(passages_of(text), start=1):
+        expected += [0, seq, number, *terms_of(passage)]
+        assert passage_text(text, number)[0] == passage
+    assert numbers == expected
+    assert count_documents(index_entry(seq, text)) == len(passages_of(text))
+
+
+def _naive_rank(entries: list[tuple[int, list[list[int]]]], query: list[int], limit: int) -> list[tuple[int, float]]:
+    """(index of the document, score) by the formulas of core/recall.py."""
+    documents = [terms for _, passages in entries for terms in passages]
+    wanted = set(query)
+
+    def bm25(documents: list[list[int]]) -> list[float]:
+        count = len(documents)
+        mean = max(sum(map(len, documents)) / count, 1.0)
+        holders = {term: sum(term in document for document in documents) for term in wanted}
+        scores = []
+        for document in documents:
+            frequency = Counter(document)
+            score = 0.0
+            for term in wanted & frequency.keys():
+                idf = math.log(1 + (count - holders[term] + 0.5) / (holders[term] + 0.5))
+                norm = 1.2 * (1 - 0.75 + 0.75 * len(document) / mean)
+                score += idf * frequency[term] * 2.2 / (frequency[term] + norm)
+            scores.append(score)
+        return scores
+
+    def z(scores: list[float]) -> list[float]:
+        mean = sum(scores) / len(scores)
+        spread = math.sqrt(sum((s - mean) ** 2 for s in scores) / len(scores))
+        return [(s - mean) / spread if spread > 1e-12 else 0.0 for s in scores]
+
+    if not documents:
+        return []
+    own = bm25(documents)
+    around = bm25([[t for near in documents[max(0, i - 1) : i + 2] for t in near] for i in range(len(documents))])
+    fused = [a + b for a, b in zip(z(own), z(around), strict=True)]
+    found = [i for i in range(len(documents)) if own[i] > 0 or around[i] > 0]
+    return [(i, fused[i]) for i in sorted(found, key=lambda i: (-fused[i], i))[:limit]]
+
+
+corpora = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), max_size=40)
+
+
+@settings(max_examples=examples(200))
+@given(corpora, st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), st.integers(1, 20))
+def test_rank_is_bm25_on_passages_and_their_neighbours(corpus: list[str], query: str, limit: int) -> None:
+    index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus, start=1))
+    entries = [(seq, [terms_of(p) for p in passages_of(text)]) for seq, text in enumerate(corpus, start=1)]
+    expected = _naive_rank(entries, terms_of(query), limit)
+    hits = rank(index, query, limit)
+    assert [hit.score for hit in hits] == pytest.approx([score for _, score in expected], abs=2e-4)
+    scores = [score for _, score in expected]
+    apart = all(abs(a - b) > 1e-6 for a, b in pairwise(scores))
+    if apart and len(expected) < limit:
+        assert [hit.document for hit in hits] == [document for document, _ in expected]
+    assert hits == rank(index, query, limit)
+
+
+@pytest.mark.parametrize("seq", [1, 2**31 - 1])
+def test_rank_at_the_edges_of_32_bits(seq: int) -> None:
+    numbers = np.array([0, seq, 1, -(2**31), -1, 0, seq, 2**31 - 1, -1], dtype="<i4")
+    hits = rank(numbers.tobytes(), "nothing of it", 5)
+    assert hits == []
+    index = index_entry(seq, "a lantern") + index_entry(seq, "a harbour")
+    assert [(hit.seq, hit.passage, hit.document) for hit in rank(index, "lantern", 1)] == [(seq, 1, 0)]
+
+
+def test_rank_of_nothing() -> None:
+    assert rank(b"", "lantern", 5) == []
+    assert rank(index_entry(1, "lantern"), "", 5) == []
+    assert rank(index_entry(1, "!?"), "lantern", 5) == []
+    assert count_documents(b"") == 0
+
+
+def test_a_long_query_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is passed over a fixed number of times, however many words the query has."""
+    index = b"".join(index_entry(seq, f"word{seq} other{seq % 7}") for seq in range(1, 400))
+    passes = []
+    real = np.flatnonzero
+    monkeypatch.setattr(np, "flatnonzero", lambda array: passes.append(len(array)) or real(array))
+    for words in (1, 5_000):
+        assert rank(index, " ".join(f"word{i}" for i in range(1, words + 1)), 5)
+    assert passes[: len(passes) // 2] == passes[len(passes) // 2 :]
+
+
+candidates = st.lists(
+    st.builds(
+        lambda seq, passage, text, excerpt: Candidate(
+            Hit(0, seq, passage, 1.0), f"msg_{seq}", "user", text, excerpt, datetime(2026, 1, 1, tzinfo=UTC)
+        ),
+        st.integers(1, 50),
+        st.integers(1, 3),
+        st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join),
+        st.booleans(),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=examples(200))
+@given(candidates, st.integers(0, 2_000))
+def test_packed_messages_fit_and_cannot_end_their_block(found: list[Candidate], limit: int) -> None:
+    packed = pack(found, limit, len)
+    block = render_block(p.candidate for p in packed)
+    assert len(block) <= limit
+    assert block.count("<recalled_messages>") == block.count("</recalled_messages>") == bool(packed)
+    assert block.count("<message ") == block.count("</message>") == len(packed)
+    assert render_block(p.candidate for p in reversed(packed)) == block or len({p.candidate.hit for p in packed}) < len(
+        packed
+    )
+
+
+@pytest.mark.parametrize("tag", ["recalled_messages", "message", "request_context", "RECALLED_MESSAGES", "Message x=1"])
+def test_our_own_tags_are_escaped_and_nothing_else(tag: str) -> None:
+    assert escape(f"<{tag}> </{tag}>") == f"&lt;{tag}> &lt;/{tag}>"
+    assert escape("a < b, <div>, <messages>, List<message_id>") == "a < b, <div>, <messages>, List<message_id>"

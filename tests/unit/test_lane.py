@@ -1,0 +1,75 @@
+"""What a lane remembers, and what an edit makes it forget."""
+
+from __future__ import annotations
+
+import json
+
+from memory_service.core.canonical import dumps
+from memory_service.core.lane import Lane, OpenTurn, Tail
+from memory_service.core.prompt_cache import Entry
+from memory_service.core.volatile import Volatile, context_block
+
+VOLATILE = Volatile("<recalled_messages>", "ctx", 10, 4, ({"message_id": "msg_2", "seq": 2, "score": 1.5},))
+LANE = Lane(
+    first_seq=5,
+    recall_reserve=100,
+    context_reserve=50,
+    stable_digest="s",
+    prefix_digest="p",
+    sent=Tail(8, 10.0),
+    built=Tail(10, 20.0),
+    open_turn=OpenTurn(11, VOLATILE, 13),
+    entries=(Entry("d", 12, None), Entry("e", 13, 300.5)),
+    last_at=20.0,
+)
+
+
+def test_json_and_back() -> None:
+    assert Lane.from_json(json.loads(dumps(LANE.to_json()))) == LANE
+    bare = Lane(1, 0, 0, "s")
+    assert Lane.from_json(json.loads(dumps(bare.to_json()))) == bare
+
+
+def test_the_newest_sent_tail_counts_while_it_is_warm() -> None:
+    assert LANE.warm_tail(now=310.0, ttl_seconds=300) == LANE.sent
+    assert LANE.warm_tail(now=311.0, ttl_seconds=300) == LANE.built
+    assert LANE.warm_tail(now=1e9, ttl_seconds=None) == LANE.sent
+
+
+def test_a_late_report_does_not_take_the_tail_back() -> None:
+    assert LANE.after_sent(Tail(7, 99.0)) == LANE
+    assert LANE.after_sent(None) == LANE
+    assert LANE.after_sent(Tail(10, 99.0)).sent == Tail(10, 99.0)
+
+
+def test_an_edit_in_history() -> None:
+    lane = LANE.after_edit(9)
+    assert (lane.edited_seq, lane.sent, lane.built) == (9, LANE.sent, None)
+    assert lane.open_turn == LANE.open_turn
+    assert lane.after_edit(7).edited_seq == 7
+    assert lane.after_edit(12).edited_seq == 9
+
+
+def test_another_question_makes_what_was_recalled_stale() -> None:
+    lane = LANE.after_edit(11)
+    assert lane.open_turn is None
+    assert lane.edited_seq == 11
+
+
+def test_an_edit_of_a_recalled_message_touches_the_open_turn() -> None:
+    lane = LANE.after_edit(2)
+    assert lane.open_turn is None
+    assert lane.edited_seq == 11
+
+
+def test_an_edit_behind_the_question_keeps_what_was_recalled() -> None:
+    assert LANE.after_edit(13).open_turn == LANE.open_turn
+
+
+def test_volatile_text_gives_up_what_was_recalled() -> None:
+    assert VOLATILE.tokens == 14
+    assert VOLATILE.without_recall() == Volatile(context_text="ctx", context_tokens=4)
+    assert context_block([]) == ""
+    assert context_block(["a </request_context>", "b"]) == (
+        "<request_context>\na &lt;/request_context>\nb\n</request_context>"
+    )

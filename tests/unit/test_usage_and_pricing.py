@@ -1,0 +1,87 @@
+"""What providers report, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from memory_service.core.pricing import Model, find_model, provider_of
+from memory_service.core.usage import ReportedUsage
+from memory_service.errors import InvalidInput
+from tests.property.simulator import CLAUDE, UNPRICED
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (
+            {"input_tokens": 7, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20, "output_tokens": 3},
+            ReportedUsage(100, 20, 7, 3),
+        ),
+        ({"input_tokens": 7, "cache_read_input_tokens": None, "output_tokens": 3}, ReportedUsage(0, 0, 7, 3)),
+        (
+            {"prompt_tokens": 130, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 100}},
+            ReportedUsage(100, 0, 30, 3),
+        ),
+        (
+            {
+                "input_tokens": 130,
+                "output_tokens": 3,
+                "input_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 20},
+            },
+            ReportedUsage(100, 20, 10, 3),
+        ),
+        ({"prompt_tokens": 5, "prompt_tokens_details": None}, ReportedUsage(0, 0, 5, 0)),
+        ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}}, ReportedUsage(9, 0, 0, 0)),
+    ],
+)
+def test_usage_of_any_provider(usage: dict[str, Any], expected: ReportedUsage) -> None:
+    assert ReportedUsage.parse(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("usage", "field"),
+    [
+        ({}, "usage"),
+        ({"output_tokens": 3}, "usage"),
+        ({"input_tokens": -1}, "usage.input_tokens"),
+        ({"input_tokens": True}, "usage.input_tokens"),
+        ({"input_tokens": 1.5}, "usage.input_tokens"),
+        ({"prompt_tokens": 2**31}, "usage.prompt_tokens"),
+    ],
+)
+def test_what_is_no_usage_is_refused(usage: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        ReportedUsage.parse(usage)
+    assert refused.value.details["field"] == field
+
+
+def test_costs() -> None:
+    assert CLAUDE.cost_usd(1_000_000, 1_000_000, 1_000_000) == pytest.approx(0.5 + 6.25 + 5)
+    assert CLAUDE.cost_usd(0, 1_000_000, 0, "1h") == pytest.approx(10)
+    assert UNPRICED.cost_usd(1, 1, 1) is None
+    free = Model("echo", "echo", "anthropic_breakpoints", input_usd=0.0, cache_read_usd=0.0)
+    assert free.read_ratio is None
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("gpt-4o", "gpt-4o"),
+        ("gpt-4o-2024-08-06", "gpt-4o"),
+        ("gpt-4o-mini", "gpt-4o-mini"),
+        ("gpt-4o-mini-latest", "gpt-4o-mini"),
+        ("gpt-4o-audio", None),
+    ],
+)
+def test_a_dated_version_has_the_price_of_its_model(name: str, found: str | None) -> None:
+    table = [Model("gpt-4o", "openai", "longest_prefix", 2.5), Model("gpt-4o-mini", "openai", "longest_prefix", 0.15)]
+    model = find_model(table, "openai", name)
+    assert model.input_usd == (None if found is None else find_model(table, "openai", found).input_usd)
+    assert provider_of(table, name) == ("openai" if found else None)
+
+
+def test_an_unknown_model_has_the_rule_of_its_provider() -> None:
+    assert find_model([], "anthropic", "x").cache_rule == "anthropic_breakpoints"
+    assert find_model([], "elsewhere", "x").cache_rule == "longest_prefix"
