@@ -158,8 +158,8 @@ def run(*, quick: bool) -> Report:
     if not Engine.available():
         return Report("cache", skipped="xllamacpp and gguf are not installed: pip install 'memory-service[engine]'")
     conversation = (locomo("conv-26") or [load_sample()])[0]
-    turns = list(_turns(conversation))[: 16 if quick else None]
-    budget = Budget(1_600, 300) if quick else Budget(24_576, 1_500)
+    turns = list(_turns(conversation))[: 10 if quick else None]
+    budget = Budget(1_400, 150) if quick else Budget(24_576, 1_500)
     with ExitStack() as resources:
         service = Service(resources.enter_context(running_stack()).connect(), budget)
         builders: list[Builder] = [service, SlidingWindow(budget), RecallInSystem(budget, service=service)]

@@ -44,12 +44,15 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the clients saw in `seconds`, the warm-up left out. `cpu_seconds` is what generating the load took."""
+    """What the clients saw in `seconds`, the warm-up left out. `cpu_seconds` is what generating the load took; `requests`
+    counts those of the warm-up too.
+    """
 
     latencies: Sequence[float]
     server_times: Sequence[float]
     seconds: float
     cpu_seconds: float
+    requests: int
 
     @property
     def per_second(self) -> float:
@@ -153,6 +156,7 @@ def _run(target: Target, key: str, clients: Sequence[Client], seconds: float, wa
     clock = time.perf_counter
     began = clock() + warmup_seconds
     cpu = 0.0
+    answered = 0
     for number, connection in enumerate(connections):
         poll.register(connection.fileno(), select.POLLIN)
         sent[number] = clock()
@@ -163,6 +167,7 @@ def _run(target: Target, key: str, clients: Sequence[Client], seconds: float, wa
             number = numbers[descriptor]
             answer = connections[number].receive()
             now = clock()
+            answered += 1
             if sent[number] >= began:
                 cpu = cpu or _cpu_seconds()
                 latencies.append(now - sent[number])
@@ -173,7 +178,7 @@ def _run(target: Target, key: str, clients: Sequence[Client], seconds: float, wa
                 connections[number].send(next(requests[number]))
             else:
                 waiting -= 1
-    return Load(latencies, server_times, clock() - began, _cpu_seconds() - cpu)
+    return Load(latencies, server_times, clock() - began, _cpu_seconds() - cpu, answered)
 
 
 def _cpu_seconds() -> float:

@@ -149,7 +149,16 @@ def run(stack: Stack, script: Path, *, clients: int, seconds: int, one_thread: b
         single.write_text(script.read_text().replace("('bench_' || :client_id)", "('bench_' || 0)"))
         script = single
     log = script.with_suffix("")
-    command = [stack.postgres.bin_dir / "pgbench", "-n", "-M", "prepared", "-f", script, "-T", str(seconds)]
+    command: list[str | Path] = [
+        stack.postgres.bin_dir / "pgbench",
+        "-n",
+        "-M",
+        "prepared",
+        "-f",
+        script,
+        "-T",
+        str(seconds),
+    ]
     command += ["-c", str(clients), "-j", "1", "-l", f"--log-prefix={log}", stack.postgres.uri]
     environment = {**os.environ, "PGOPTIONS": connection_options(stack.postgres.uri, "memory_app")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -160,4 +169,4 @@ def run(stack: Stack, script: Path, *, clients: int, seconds: int, one_thread: b
         if path.suffix[1:].isdigit():
             latencies += [int(line.split()[2]) / 1e6 for line in path.read_text().splitlines()]
             path.unlink()
-    return Load(latencies, [], seconds, 0.0)
+    return Load(latencies, [], seconds, 0.0, len(latencies))

@@ -2,8 +2,9 @@
 
 Every prompt brings a new user message, and its usage is reported with a reply (not timed), as a chat backend does it, so
 threads, lanes and windows move as they would. `client` is what the caller waits, `server` the service's own time (its
-`server-timing` header); the same without recall beside it. `steps` is wall time inside `services.prompts.build`, run in
-this process over the same database, with a stopwatch around the functions it calls.
+`server-timing` header), `service cpu` the mean CPU time of its process; the same without recall beside it. `steps` is
+wall time inside `services.prompts.build`, run in this process over the same database, with a stopwatch around the
+functions it calls. The tables are analysed before, as autovacuum does it within a minute.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ def run(*, quick: bool) -> Report:
         api = stack.connect()
         for size in sizes:
             thread_id = _fill(api, size.messages)
+            stack.analyse()
             for recall in (True, False):
                 progress(f"prompt: {size.prompts} prompts, {size.messages:,} messages, recall {recall}")
-                rows.append(_measure(api, thread_id, size, recall=recall))
+                rows.append(_measure(stack, api, thread_id, size, recall=recall))
             steps += _steps(stack, thread_id, size)
     notes = [
         f"max_prompt_tokens {_LIMIT}, model {_MODEL}, messages of about 180 characters, a new user message each time.",
@@ -69,8 +71,9 @@ def _fill(api: Api, count: int) -> str:
     return thread_id
 
 
-def _measure(api: Api, thread_id: str, size: Size, *, recall: bool) -> dict[str, Any]:
-    client, server, reports, built = [], [], [], {}
+def _measure(stack: Stack, api: Api, thread_id: str, size: Size, *, recall: bool) -> dict[str, Any]:
+    client, server, reports, used = [], [], [], []
+    built: dict[str, Any] = {}
     texts = generated_texts(size.messages + 1)
     for number in range(-2, size.prompts):
         body = {
@@ -79,21 +82,25 @@ def _measure(api: Api, thread_id: str, size: Size, *, recall: bool) -> dict[str,
             "message": {"role": "user", "content": next(texts)},
             **({} if recall else {"recall": False}),
         }
+        cpu_seconds = stack.service_cpu_seconds()
         started = time.perf_counter()
         built, server_ms = api.timed_post(f"/v1/threads/{thread_id}/prompts", body)
         seconds = time.perf_counter() - started
+        cpu_seconds = stack.service_cpu_seconds() - cpu_seconds
         report_ms = _report(api, thread_id, built, next(texts))
         if number >= 0:
             client.append(seconds)
             server.append(server_ms / 1000)
             reports.append(report_ms / 1000)
+            used.append(cpu_seconds)
     at_server = milliseconds(server)
     return {
         "messages": size.messages,
         "recall": recall,
         **{f"client_{name}": value for name, value in milliseconds(client).items()},
         **{f"server_{name}": value for name, value in at_server.items()},
-        "usage_report_server_p50_ms": milliseconds(reports)["p50_ms"],
+        "service_cpu_ms": round(sum(used) / len(used) * 1000, 2),
+        "usage_report_p50_ms": milliseconds(reports)["p50_ms"],
         "prompt_tokens": built["tokens"]["total"],
         "recalled": len(built["recalled"]),
         "prompts": size.prompts,

@@ -45,7 +45,7 @@ class Report:
 
 
 def _table(section: Section) -> Table:
-    table = Table(title=section.title, title_justify="left")
+    table = Table(title=section.title, title_justify="left", pad_edge=False)
     names = list(section.rows[0]) if section.rows else []
     for name in names:
         numeric = all(isinstance(row[name], int | float | None) for row in section.rows)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+import psycopg
 from pydantic import SecretStr
 
 from bench.load import Answer, Connection, Target, http_request
@@ -43,6 +45,15 @@ class Stack:
         """The service's own parts in this process, over the same database."""
         settings = Settings(database_url=SecretStr(self.postgres.uri))
         return open_runtime(settings, OpenDatabase(self.postgres.uri, embedded=False, described="the benchmark's"))
+
+    def service_cpu_seconds(self) -> float:
+        """What the service's process has used so far: steadier than wall time where others work on the machine."""
+        used = psutil.Process(self.service.pid).cpu_times()
+        return float(used.user + used.system)
+
+    def analyse(self) -> None:
+        with psycopg.connect(self.postgres.uri, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
 
     def connect(self) -> Api:
         return Api(self.target, self.key)

@@ -70,8 +70,8 @@ def _growth(stack: Stack, name: str, conversations: Sequence[Conversation], play
 
 
 def _sizes(stack: Stack) -> dict[str, int]:
-    with psycopg.connect(stack.postgres.uri, autocommit=True) as connection:
-        connection.execute("VACUUM")
+    stack.analyse()
+    with psycopg.connect(stack.postgres.uri) as connection:
         rows = connection.execute(
             "SELECT relname, pg_total_relation_size(oid) FROM pg_class"
             " WHERE relnamespace = 'memory'::regnamespace AND relkind = 'r'"

@@ -1,0 +1,110 @@
+"""Every benchmark runs, at sizes that say nothing about speed, and reports what its readers and scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memory_service.demo.engine import Engine
+
+REPOSITORY = Path(__file__).parents[2]
+# The columns of each table, by benchmark.
+SHAPES = {
+    "append": [
+        {
+            "scenario",
+            "client_p50_ms",
+            "client_p95_ms",
+            "server_p50_ms",
+            "service_cpu_ms",
+            "service_per_s",
+            "pgbench_p50_ms",
+            "pgbench_p95_ms",
+            "pgbench_per_s",
+            "share",
+        },
+        {"against", "clients", "p50_ms", "per_s", "generator_cpu_us_per_request"},
+    ],
+    "prompt": [
+        {
+            "messages",
+            "recall",
+            "client_p50_ms",
+            "client_p95_ms",
+            "server_p50_ms",
+            "server_p95_ms",
+            "service_cpu_ms",
+            "usage_report_p50_ms",
+            "prompt_tokens",
+            "recalled",
+            "prompts",
+        },
+        {"messages", "step", "p50_ms"},
+    ],
+    "storage": [
+        {"run", "messages", "text_bytes", "stored_bytes", "ratio", "bytes_per_message"},
+        {"table", "messages only", "messages, with Idempotency-Key", "messages, and a prompt for each turn"},
+    ],
+    "startup": [{"what", "runs", "ready_s", "service_rss_mib", "postgres_mib", "postgres_processes"}],
+    "cache": [
+        {
+            "prompts",
+            "cache_read_share",
+            "prompt_tokens",
+            "prefill_tokens",
+            "prefill_against_ours",
+            "p50_ms",
+            "p95_ms",
+            "seconds",
+            "largest_prompt",
+            "over_budget",
+        }
+    ]
+    * 2,
+}
+
+
+@cache
+def run_quick(name: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench", name, "--quick", "--json"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["quick"] is True
+    (report,) = found["reports"]
+    assert report["name"] == name
+    return report
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_benchmark_reports(name: str) -> None:
+    if name == "cache" and not Engine.available():
+        pytest.skip("NO ENGINE: pip install 'memory-service[engine]' to run the cache benchmark")
+    report = run_quick(name)
+    assert report["skipped"] is None
+    assert [set(section["rows"][0]) for section in report["sections"]] == SHAPES[name]
+    for section in report["sections"]:
+        for row in section["rows"]:
+            assert row.keys() == section["rows"][0].keys(), section["title"]
+            numbers = [value for value in row.values() if isinstance(value, int | float)]
+            assert all(number >= 0 for number in numbers), row
+
+
+def test_prompt_recalls_where_it_says_so() -> None:
+    """Else the figures with and without recall would compare the same thing."""
+    rows = run_quick("prompt")["sections"][0]["rows"]
+    recalled = {(row["messages"], row["recall"]): row["recalled"] for row in rows}
+    assert recalled[1_000, True] > 0
+    assert recalled[1_000, False] == 0
+
+
+def test_unknown_name_is_refused() -> None:
+    done = subprocess.run([sys.executable, "-m", "bench", "nosuch"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "'nosuch'" in done.stderr
