@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -171,8 +171,11 @@ def render_block(candidates: Iterable[Candidate]) -> str:
 def pack(candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[str], int]) -> list[Recalled]:
     """Take candidates best first while their block fits; what is too long is passed over. `tokens_of` estimates a text."""
     left = max_tokens - tokens_of(_OPEN + _CLOSE)
+    least = min((tokens_of(render_candidate(replace(c, text="", is_excerpt=False))) for c in candidates[:1]), default=0)
     packed: list[Recalled] = []
     for candidate in candidates:
+        if left < least:
+            break  # counting is most of the work, and nothing fits any more
         tokens = tokens_of(render_candidate(candidate))
         if tokens <= left:
             packed.append(Recalled(candidate, tokens))
