@@ -94,7 +94,9 @@ def plan_window(
         recall_reserve=max(recall_reserve, held.recall_reserve if held else 0),
         context_reserve=_context_reserve(context_tokens, held),
     )
-    turns = group_turns(_whole_turns(messages) if more_before else messages)
+    # Under `disabled` what was loaded is too large already, and must be seen to be.
+    whole = _whole_turns(messages) if more_before and request.strategy.type != "disabled" else messages
+    turns = group_turns(whole)
     mended, repairs = mend(turns)
     sizes = _sizes(mended, scale)
     closed = sizes[-1 - _MEASURED_TURNS : -1] or sizes

@@ -176,6 +176,15 @@ def test_disabled_refuses_with_figures_for_the_whole_thread() -> None:
         thread.build(Spec(max_prompt_tokens=2_000, strategy=TruncationStrategy("disabled")))
 
 
+def test_disabled_is_not_satisfied_with_the_part_of_a_thread_that_was_loaded() -> None:
+    thread = Simulator(page=3)
+    thread.append("user", "Look it up.")
+    step(thread, "a", 2_000)
+    thread.append("user", "Thanks.")
+    with pytest.raises(PromptTooLarge):
+        thread.build(Spec(max_prompt_tokens=1_000, strategy=TruncationStrategy("disabled")))
+
+
 def test_a_breakpoint_has_the_lifetime_its_provider_writes() -> None:
     thread = Simulator()
     thread.append("user", "hi")
