@@ -12,7 +12,8 @@
     ├── Unauthenticated              missing, wrong or revoked API key
     ├── PayloadTooLarge              the body is over the limit
     └── Unavailable                  something we depend on is not there
-        └── DatabaseNotReady         unreachable, not migrated, or without pgvector
+        ├── DatabaseNotReady         unreachable, not migrated, or without pgvector
+        └── EmbedderUnavailable      the embedder cannot be loaded or reached, or refuses
 
 Each class carries a stable `code`, which clients may switch on; HTTP statuses are decided in `api/errors.py`.
 Messages say what to change. They never quote message text or secrets.
@@ -80,3 +81,14 @@ class Unavailable(MemoryServiceError):
 
 class DatabaseNotReady(Unavailable):
     code = "database_not_ready"
+
+
+class EmbedderUnavailable(Unavailable):
+    """`is_retryable`: the same texts may be embedded later. `retry_after_seconds`: the embedder said when."""
+
+    code = "embedder_unavailable"
+
+    def __init__(self, message: str, *, is_retryable: bool = True, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.is_retryable = is_retryable
+        self.retry_after_seconds = retry_after_seconds

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from memory_service.core.tokens import TokenCounts
+
+Vectors = npt.NDArray[np.float32]
 
 
 class TextCounter(Protocol):
@@ -13,3 +19,33 @@ class TextCounter(Protocol):
     def count(self, text: str) -> TokenCounts:
         """Tokens by script and UTF-8 bytes of a text; `messages` stays 0."""
         ...
+
+
+class Embedder(Protocol):
+    """Turns text into unit vectors, so that a dot product is the cosine. The same text always gives the same vector."""
+
+    @property
+    def name(self) -> str:
+        """What made a vector: vectors of different names are never compared. Changes whenever the vectors would."""
+        ...
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def inline(self) -> bool:
+        """Fast enough to run while a message is being written; otherwise a background loop runs it."""
+        ...
+
+    async def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        """One row of length 1 for each text, in their order; a text with nothing to go by gives a row of zeros.
+
+        Raises EmbedderUnavailable, which says whether trying again can help.
+        """
+        ...
+
+    async def embed_query(self, text: str) -> Vectors:
+        """The vector to look for, one-dimensional. Raises EmbedderUnavailable."""
+        ...
+
+    async def close(self) -> None: ...
