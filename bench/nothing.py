@@ -6,7 +6,7 @@ from __future__ import annotations
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from memory_service.cli import address_of, listen
+from memory_service.cli.serve import address_of, listen
 
 
 async def nothing(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,45 @@
+"""What the commands share: settings, consoles, options, and errors as one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from memory_service.config import Settings
+from memory_service.errors import MemoryServiceError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Directory of the embedded database.", show_default="~/.memory-service")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The environment's settings; options that were given win. Exits with the problem when one is not valid."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "MEMORY_" + "_".join(str(part) for part in problem["loc"]).upper()
+            err.print(f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}", markup=False)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of ours as one sentence and exit code 1, without a traceback."""
+    try:
+        yield
+    except MemoryServiceError as error:
+        err.print(f"memory-service: {error.message}", markup=False)
+        raise typer.Exit(1) from None

@@ -1,0 +1,75 @@
+"""`memory-service keys`: API keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from memory_service.cli.common import AsJson, DataDir, err, explained, out, read_settings
+from memory_service.runtime import now_utc
+from memory_service.services import lifecycle
+
+app = typer.Typer(help="API keys. A key belongs to a project, and nothing crosses projects.", no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    project: Annotated[str, typer.Option(help="The project; made if need be.")] = lifecycle.DEFAULT_PROJECT,
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is shown once and cannot be read again."""
+    with explained(), _database(data_dir) as url:
+        id_, key = asyncio.run(lifecycle.create_key(url, project, name, now_utc()))
+        if as_json:
+            typer.echo(json.dumps({"id": id_, "project": project, "name": name, "key": key}))
+        else:
+            typer.echo(key)
+            err.print(f"Key {id_} of project {project}. Keep it now: it is not shown again.")
+
+
+@app.command("list")
+def list_(
+    project: Annotated[str | None, typer.Option(help="Only this project's.", show_default="all")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List keys, without the keys themselves."""
+    with explained(), _database(data_dir) as url:
+        keys = asyncio.run(lifecycle.list_keys(url, project))
+        if as_json:
+            typer.echo(json.dumps([asdict(key) for key in keys], default=str))
+            return
+        table = Table("id", "project", "name", "key", "created", "revoked")
+        for key in keys:
+            revoked = f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else ""
+            table.add_row(key.id, key.project, key.name, f"msk_…{key.hint}", f"{key.created_at:%Y-%m-%d}", revoked)
+        out.print(table)
+
+
+@app.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, from `keys list`.")], data_dir: DataDir = None
+) -> None:
+    """Revoke a key; requests with it are refused from now on."""
+    with explained(), _database(data_dir) as url:
+        asyncio.run(lifecycle.revoke_key(url, key_id))
+        typer.echo(f"{key_id} revoked")
+
+
+@contextmanager
+def _database(data_dir: Path | None) -> Iterator[str]:
+    settings = read_settings(data_dir=data_dir)
+    with lifecycle.open_database(settings, share=True) as database:
+        lifecycle.prepare_database(database, migrate_used=False)
+        asyncio.run(lifecycle.check_database(database.url))
+        yield database.url
