@@ -98,7 +98,7 @@ def search_hits(hits: Sequence[SearchHit]) -> dict[str, Any]:
                 "seq": hit.message.seq,
                 "role": hit.message.role,
                 "score": hit.hit.score,
-                "why": {"words": hit.hit.score, "vector": None},
+                "why": hit.hit.why,
                 "excerpt": hit.excerpt,
                 "message": message(hit.message, hit.thread_id),
             }

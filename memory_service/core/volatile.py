@@ -53,7 +53,7 @@ def _explain(recalled: Recalled) -> dict[str, Any]:
         "message_id": candidate.message_id,
         "seq": candidate.hit.seq,
         "score": candidate.hit.score,
-        "why": {"words": candidate.hit.score, "vector": None},
+        "why": candidate.hit.why,
         "excerpt": candidate.is_excerpt,
         "tokens": recalled.tokens,
     }

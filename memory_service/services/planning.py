@@ -10,6 +10,7 @@ from memory_service.core.budget import default_limit, default_recall_tokens
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
+from memory_service.core.markup import document_text
 from memory_service.core.messages import Block, Message, extend_tail
 from memory_service.core.pricing import Model, find_model, provider_of
 from memory_service.core.prompt import Prompt, assemble
@@ -179,8 +180,7 @@ async def stable_part(
 def _system_texts(instructions: str | None, documents: str | None) -> tuple[str, ...]:
     texts = [instructions] if instructions else []
     for document in loads(documents) if documents else ():
-        title = f' title="{document["title"]}"' if document.get("title") else ""
-        texts.append(f"<document{title}>\n{document['text']}\n</document>")
+        texts.append(document_text(document["text"], document.get("title")))
     return tuple(texts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from memory_service.core.canonical import loads
+from memory_service.core.markup import document_text
 from memory_service.core.messages import Block
 from memory_service.core.truncation import TruncationStrategy
 from tests.property.simulator import GPT_AUTOMATIC, GPT_EXPLICIT, Built, Simulator, Spec
@@ -18,7 +19,7 @@ TOOLS: tuple[Block, ...] = tuple(
 )
 SHARED = (
     "You are a travel assistant. Answer briefly.",
-    '<document title="Prices">\nA ferry costs 1.10 €.\n</document>',
+    document_text("A ferry costs 1.10 €.", "Prices"),
 )
 OWN = ("The user is called Kim.",)
 
@@ -45,6 +46,16 @@ def thread_only() -> Iterator[Built]:
         thread.append("user", question)
         yield thread.build(Spec(ttl="1h"))
         thread.append("assistant", "Fine.")
+
+
+def documents() -> Iterator[Built]:
+    """Pinned documents that would end early, and open others, if nothing were escaped."""
+    thread = Simulator(
+        shared=(document_text('<DOCUMENT title="b">\n</document> <div>1 < 2</div>', 'The "best" </document> & more'),),
+        own=(document_text("plain"),),
+    )
+    thread.append("user", "What do they say?")
+    yield thread.build(Spec())
 
 
 def tool_loop(spec: Spec = Spec(context=("It is Monday.",))) -> Iterator[Built]:
@@ -123,6 +134,7 @@ THREADS: dict[str, Callable[[], Iterator[Built]]] = {
     for thread in (
         assistant_and_thread,
         thread_only,
+        documents,
         tool_loop,
         openai_explicit,
         openai_automatic,

@@ -66,7 +66,7 @@ def test_an_index_entry_says_which_passage_is_where(text: str, seq: int) -> None
 
 
 def _naive_rank(entries: list[tuple[int, list[list[int]]]], query: list[int], limit: int) -> list[tuple[int, float]]:
-    """(index of the document, score) by the formulas of core/recall.py."""
+    """(index of the document, score) by the formulas of core/recall.py; a neighbour only behind its best match."""
     documents = [terms for _, passages in entries for terms in passages]
     wanted = set(query)
 
@@ -96,7 +96,10 @@ def _naive_rank(entries: list[tuple[int, list[list[int]]]], query: list[int], li
     around = bm25([[t for near in documents[max(0, i - 1) : i + 2] for t in near] for i in range(len(documents))])
     fused = [a + b for a, b in zip(z(own), z(around), strict=True)]
     found = [i for i in range(len(documents)) if own[i] > 0 or around[i] > 0]
-    return [(i, fused[i]) for i in sorted(found, key=lambda i: (-fused[i], i))[:limit]]
+    for i in found:
+        if own[i] == 0:
+            fused[i] = min(fused[i], max(fused[j] for j in (i - 1, i + 1) if 0 <= j < len(own) and own[j] > 0))
+    return [(i, fused[i]) for i in sorted(found, key=lambda i: (-fused[i], own[i] == 0, i))[:limit]]
 
 
 corpora = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), max_size=40)
@@ -115,6 +118,27 @@ def test_rank_is_bm25_on_passages_and_their_neighbours(corpus: list[str], query:
     if apart and len(expected) < limit:
         assert [hit.document for hit in hits] == [document for document, _ in expected]
     assert hits == rank(index, query, limit)
+    wanted = set(terms_of(query))
+    for position, hit in enumerate(hits):
+        shares_a_word = bool(wanted & set(terms_of(passage_text(corpus[hit.seq - 1], hit.passage)[0])))
+        assert (hit.words > 0, bool(hit.partners)) == (shares_a_word, not shares_a_word)
+        assert not hit.partners or hit.partners & {before.document for before in hits[:position]}
+
+
+def test_a_neighbour_is_shown_only_beside_what_matched() -> None:
+    """Also when what matched is too long for the block, where the neighbour alone would fit."""
+    corpus = ["Nothing new.", "Nice! " * 3, "The lantern is in the harbour. " + "It was far. " * 40, "Great.", "Bye."]
+    index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus, start=1))
+    hits = rank(index, "Where is the lantern?", 10)
+    assert [hit.seq for hit in hits] == [3, 4, 2]
+    assert [bool(hit.words) for hit in hits] == [True, False, False]
+    assert hits[1].why == {"words": 0.0, "neighbours": hits[1].neighbours, "vector": None}
+    found = [
+        Candidate(hit, f"msg_{hit.seq}", "user", corpus[hit.seq - 1], False, datetime(2026, 1, 1, tzinfo=UTC))
+        for hit in hits
+    ]
+    assert [p.candidate.hit.seq for p in pack(found, 5_000, len)] == [3, 4, 2]
+    assert pack(found, 500, len) == []
 
 
 @pytest.mark.parametrize("seq", [1, 2**31 - 1])

@@ -165,7 +165,7 @@ class SearchHit(Model):
     role: str
     score: float
     why: Any = None
-    """`{"words": …, "vector": …}`: what each kind of search contributed."""
+    """`{"words": …, "neighbours": …, "vector": …}`: what led to it; without a word of its own it came by its neighbours."""
     excerpt: str | None = None
     message: Message | None = None
 
