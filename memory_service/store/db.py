@@ -10,10 +10,12 @@ and all, in one message; what is one statement, such as looking up a key, needs 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
 
+from psycopg import AsyncConnection
 from psycopg.pq import Format
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL, Connection, make_url
@@ -67,6 +69,7 @@ class Database:
             pool_timeout=pool_timeout_seconds,
             pool_pre_ping=False,
             connect_args={
+                "async_creator_fn": _connect,
                 "options": connection_options(url, None if login else role),
                 "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
                 "application_name": "memory-service",
@@ -135,6 +138,22 @@ class Database:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+async def _connect(*arguments: Any, **options: Any) -> AsyncConnection[Any]:
+    """A new connection. Cancelled meanwhile, it is closed as soon as it is there; psycopg would leave it open until it is
+    collected, beyond what the pool counts."""
+    connecting = asyncio.create_task(AsyncConnection.connect(*arguments, **options))
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(connecting: asyncio.Task[AsyncConnection[Any]]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().pgconn.finish()
 
 
 def _choose_format(_connection: Any, cursor: Any, _statement: Any, _values: Any, context: Any, _many: bool) -> None:
