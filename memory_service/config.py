@@ -41,6 +41,15 @@ class Settings(BaseSettings):
         description="`request`: the header x-memory-now (epoch seconds) is the time of a request. For tests and replays.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged, at least.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="Form of the log's lines; `auto` is text on a terminal, else JSON."
+    )
+    drain_seconds: float = Field(
+        10,
+        ge=0,
+        le=3600,
+        description="How long requests in flight may take to finish when the service is told to stop.",
+    )
 
     @property
     def resolved_data_dir(self) -> Path:

@@ -10,12 +10,12 @@ from typing import Any
 from fastapi import FastAPI, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from starlette.types import ASGIApp
 
 from memory_service import __version__
 from memory_service.api import assistants, prompts, schemas, system, threads, transfer
 from memory_service.api.edge import Edge
 from memory_service.api.errors import add_error_handlers
+from memory_service.api.intake import Intake
 from memory_service.config import Settings
 from memory_service.runtime import Runtime, now_utc
 from memory_service.store import idempotency
@@ -35,7 +35,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> ASGIApp:
+def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     """`open_runtime` is called in the event loop that serves, and what it returns is closed when serving ends."""
 
     @asynccontextmanager
@@ -65,8 +65,9 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> ASGIA
         app.include_router(router, dependencies=[Security(_BEARER)])
     app.include_router(system.router)
     add_error_handlers(app)
+    intake = app.state.intake = Intake()
     limit = settings.max_body_bytes
-    return Edge(app, max_body_bytes=limit, max_import_bytes=limit * _IMPORT_TIMES_BODY)
+    return Edge(app, intake, max_body_bytes=limit, max_import_bytes=limit * _IMPORT_TIMES_BODY)
 
 
 def _operation_id(route: APIRoute) -> str:

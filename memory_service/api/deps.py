@@ -54,7 +54,8 @@ class CanonicalRoute(APIRoute):
 
         async def with_canonical_request(request: Request) -> Response:
             canonical = CanonicalRequest(request.scope, request.receive)
-            canonical.state.project_id = await _authenticate(canonical)
+            project_id = await _authenticate(canonical)
+            canonical.state.project_id = canonical.scope["memory.project_id"] = project_id
             if self.body_field is not None and await canonical.body():
                 _check_is_json(canonical)
                 await canonical.json()

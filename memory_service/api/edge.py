@@ -1,28 +1,35 @@
-"""The outermost layer, as plain ASGI: request ids, server times, body limits, a last catch for what nobody foresaw, one
-log line."""
+"""The outermost layer, as plain ASGI: request ids, server times, body limits, refusals while draining, a last catch for
+what nobody foresaw, one log line."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from memory_service.api.errors import error_response, internal_error
-from memory_service.errors import PayloadTooLarge, Unavailable
+from memory_service.api.errors import error_response, internal_error, status_of
+from memory_service.api.intake import Intake
+from memory_service.errors import MemoryServiceError, PayloadTooLarge, Unavailable
 from memory_service.runtime import new_id
 from memory_service.telemetry import logger
 
 # A client that is still sending would see a broken connection instead of the answer, so a moderate excess is read.
 _DRAINED_TIMES_LIMIT = 4
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+#: Asked while the service drains too, and waited for by nobody.
+WITHOUT_INTAKE = frozenset({"/healthz", "/readyz", "/metrics"})
+_STOPPING = "The service is stopping; send it again."
 
 
 class Edge:
     """Limits bodies in bytes: to `max_import_bytes` for an import, which is read as a stream, else `max_body_bytes`."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_import_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, intake: Intake, *, max_body_bytes: int, max_import_bytes: int) -> None:
         self._app = app
+        self.intake = intake
         self._max_body_bytes = max_body_bytes
         self._max_import_bytes = max_import_bytes
 
@@ -30,51 +37,76 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = new_id("req", datetime.now(UTC))
-        scope["memory.request_id"] = request_id
-        started = time.perf_counter()
-        status = 0
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                    (b"server-timing", b"app;dur=%.2f" % ((time.perf_counter() - started) * 1000)),
-                ]
-            await send(message)
-
-        limit = self._max_import_bytes if scope["path"].endswith("/import") else self._max_body_bytes
-        body = _LimitedBody(scope, receive, limit)
+        exchange = _Exchange(scope, send, self.intake)
         try:
-            if body.declared_too_large:
-                await body.drain()
-                error = body.error()
-                answer = error_response(request_id, 413, error.code, error.message, error.details)
-                await answer(scope, receive, send_with_id)
+            if scope["path"] in WITHOUT_INTAKE:
+                await self._app(scope, receive, exchange.send)
+            elif self.intake.draining:
+                await exchange.refuse(receive, Unavailable(_STOPPING))
             else:
-                await self._app(scope, body.receive, send_with_id)
+                with self.intake.taken():
+                    await self._answer(exchange, scope, receive)
         except asyncio.CancelledError:  # the service ends, and waits no longer for what runs
-            if status == 0:
-                answer = error_response(request_id, 503, Unavailable.code, "The service is stopping; send it again.")
-                await answer(scope, receive, send_with_id)
+            if exchange.status == 0:
+                await exchange.refuse(receive, Unavailable(_STOPPING))
             raise
         except Exception:
-            logger.exception("unforeseen error", extra={"fields": {"request_id": request_id}})
-            if status == 0:
-                await internal_error(request_id)(scope, receive, send_with_id)
+            logger.exception("unforeseen error", extra={"fields": {"request_id": exchange.request_id}})
+            if exchange.status == 0:
+                await internal_error(exchange.request_id)(scope, receive, exchange.send)
         finally:
-            route = scope.get("route")
-            fields = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "route": getattr(route, "path", None),
-                "status": status,
-                "ms": round((time.perf_counter() - started) * 1000, 2),
-            }
-            logger.info("request", extra={"fields": fields})
+            exchange.log()
+
+    async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
+        limit = self._max_import_bytes if scope["path"].endswith("/import") else self._max_body_bytes
+        body = _LimitedBody(scope, receive, limit)
+        if body.declared_too_large:
+            await body.drain()
+            await exchange.refuse(receive, body.error())
+        else:
+            await self._app(scope, body.receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its answer, as far as the edge looks at them."""
+
+    def __init__(self, scope: Scope, send: Send, intake: Intake) -> None:
+        self._scope = scope
+        self._send = send
+        self._intake = intake
+        self._started = time.perf_counter()
+        self.request_id = scope["memory.request_id"] = new_id("req", datetime.now(UTC))
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [
+                *message["headers"],
+                (b"x-request-id", self.request_id.encode()),
+                (b"server-timing", b"app;dur=%.2f" % self._milliseconds()),
+                *([(b"connection", b"close")] if self._intake.draining else []),
+            ]
+        await self._send(message)
+
+    async def refuse(self, receive: Receive, error: MemoryServiceError) -> None:
+        answer = error_response(self.request_id, status_of(error), error.code, error.message, error.details)
+        await answer(self._scope, receive, self.send)
+
+    def log(self) -> None:
+        fields = {
+            "request_id": self.request_id,
+            # Any word may stand there; only those that HTTP knows are repeated.
+            "method": self._scope["method"] if self._scope["method"] in METHODS else "other",
+            "route": getattr(self._scope.get("route"), "path", None),
+            "status": self.status,
+            "duration_ms": round(self._milliseconds(), 2),
+            "project": self._scope.get("memory.project_id"),
+        }
+        logger.log(logging.WARNING if self.status >= 500 else logging.INFO, "request", extra={"fields": fields})
+
+    def _milliseconds(self) -> float:
+        return (time.perf_counter() - self._started) * 1000
 
 
 class _LimitedBody:

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from memory_service import errors
 from memory_service.core.canonical import dumps
@@ -26,6 +27,8 @@ _UNREADABLE = frozenset({"invalid_json", "invalid_header"})
 _MAX_PROBLEMS = 20
 _MAX_NAME_CHARACTERS = 64
 _KEY = "[key]"
+# For the log; there is nobody to read it.
+_CLIENT_WENT_AWAY = 499
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -61,6 +64,10 @@ def add_error_handlers(app: FastAPI) -> None:
         answer = error_response(_id(request), error.status_code, code, message)
         answer.headers.update(error.headers or {})
         return answer
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=_CLIENT_WENT_AWAY)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, _: Exception) -> Response:

@@ -16,14 +16,16 @@ import uvicorn
 
 from memory_service import __version__
 from memory_service.api.app import create_app
+from memory_service.api.intake import Intake
 from memory_service.cli.common import DataDir, explained, read_settings
 from memory_service.config import Settings
 from memory_service.errors import MemoryServiceError
 from memory_service.runtime import load_models
 from memory_service.services import lifecycle
-from memory_service.telemetry import configure_logging
+from memory_service.telemetry import configure_logging, logger
 
-_DRAIN_SECONDS = 20
+# For what is left when draining is over: closing connections, or cancelling what did not finish.
+_CLOSING_SECONDS = 1
 
 
 def serve(
@@ -37,7 +39,7 @@ def serve(
     """Serve the API. Without MEMORY_DATABASE_URL the database is an embedded Postgres."""
     with explained(), signals_as_exits():
         settings = read_settings(host=host, port=port, data_dir=data_dir)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         load_models(settings.models_file)
         listener = listen(settings.host, settings.port)
         address = address_of(listener)
@@ -64,11 +66,13 @@ def _first_key(url: str, data_dir: Path) -> list[str]:
 
 
 class _Server(uvicorn.Server):
-    """Says that it serves when it does."""
+    """Says that it serves when it does, and drains before it stops listening."""
 
-    def __init__(self, config: uvicorn.Config, greeting: list[str]) -> None:
+    def __init__(self, config: uvicorn.Config, greeting: list[str], intake: Intake, drain_seconds: float) -> None:
         super().__init__(config)
         self._greeting = greeting
+        self._intake = intake
+        self._drain_seconds = drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -76,16 +80,28 @@ class _Server(uvicorn.Server):
             for line in self._greeting:
                 typer.echo(line)
 
+    def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
+        """The first signal drains, the second waits for nothing."""
+        self._captured_signals.append(sig)
+        self._intake.draining = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def main_loop(self) -> None:
+        await super().main_loop()
+        logger.info("draining", extra={"fields": {"in_flight": self._intake.in_flight}})
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # an idle one at once, another after its answer
+        # It listens on, so that whoever asks is told 503 instead of being refused without a word.
+        await self._intake.until_idle(self._drain_seconds, lambda: self.force_exit)
+
 
 def _run(settings: Settings, database: lifecycle.OpenDatabase, listener: socket.socket, greeting: list[str]) -> None:
+    app = create_app(settings, lambda: lifecycle.open_runtime(settings, database))
     config = uvicorn.Config(
-        create_app(settings, lambda: lifecycle.open_runtime(settings, database)),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_CLOSING_SECONDS
     )
-    server = _Server(config, greeting)
+    server = _Server(config, greeting, app.intake, settings.drain_seconds)
     try:
         server.run(sockets=[listener])
     except SignalledExit:

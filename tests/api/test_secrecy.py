@@ -60,10 +60,12 @@ def test_ordinary_errors(api: httpx2.Client, canary: str, log_of: Callable[[str]
     refused(import_lines(api, [{"type": "thread", "id": canary, canary: canary}]), 422)
     for role, content in (("assistant", [tool_use(canary)]), ("assistant", [tool_use(canary)])):
         api.post(f"{path}/messages", json={"role": role, "content": content})
+    refused(api.request(canary, "/v1/threads", params={canary: canary}), 405)
+    refused(api.get(f"/{canary}", headers={canary: canary}), 404)
     wrong = httpx2.get(api.base_url.join("/v1/threads"), headers={"authorization": f"Bearer msk_{canary}"})
     refused(wrong, 401)
     log = log_of(wrong.headers["x-request-id"])
-    assert canary not in "".join(log)
+    assert canary not in "".join(log).lower()  # a method comes in capitals
     assert api.headers["authorization"].split()[1] not in "".join(log)
 
 
@@ -109,9 +111,48 @@ def test_what_is_not_even_http(
     assert canary not in "".join(log)
 
 
+def test_a_client_that_goes_away_while_it_sends(
+    api: httpx2.Client, canary: str, log_of: Callable[[str], list[str]]
+) -> None:
+    """Nothing went wrong here, so it is no error of the service's."""
+    before = len(log_of(api.get("/healthz").headers["x-request-id"]))
+    key = api.headers["authorization"]
+    with socket.create_connection((api.base_url.host, api.base_url.port), 10) as connection:
+        head = "POST /v1/threads HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n"
+        connection.sendall(f'{head}authorization: {key}\r\n\r\n{{"user_id": "{canary}'.encode())
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    log: list[str] = []
+    while not any('"status": 499' in line for line in log):
+        assert time.monotonic() < deadline, log
+        log = log_of(api.get("/healthz").headers["x-request-id"])[before:]
+    assert "unforeseen" not in "".join(log)
+    assert canary not in "".join(log)
+
+
 def test_every_line_is_json(service: Service, api: httpx2.Client, log_of: Callable[[str], list[str]]) -> None:
     answer = api.get("/v1/threads/none")
     for line in log_of(answer.headers["x-request-id"]):
         assert json.loads(line)["level"]
     last = next(json.loads(line) for line in service.log if answer.headers["x-request-id"] in line)
     assert (last["method"], last["route"], last["status"]) == ("GET", "/v1/threads/{thread_id}", 404)
+    assert last["time"]
+    assert last["level"] == "info"
+    assert last["duration_ms"] > 0
+    assert isinstance(last["project"], int)
+
+
+def test_everything_as_text(database_url: str, api_key: str, canary: str) -> None:
+    """For people, and with all that is ever logged: still one line a request, and nothing of what people write."""
+    env = {"MEMORY_DATABASE_URL": database_url, "MEMORY_LOG_FORMAT": "text", "MEMORY_LOG_LEVEL": "debug"}
+    service = Service.start(env=env)
+    with httpx2.Client(base_url=service.url, headers={"authorization": f"Bearer {api_key}"}) as client:
+        thread = new_thread(client, ("user", canary), user_id=canary)
+        ok(build(client, thread["id"]), 201)
+        answer = client.get(f"/v1/threads/{canary}", params={canary: f"{canary}\n"})
+        refused(answer, 404)
+    assert service.stop() == 0
+    assert canary not in "".join(service.log)
+    assert api_key not in "".join(service.log)
+    (line,) = [line for line in service.log if answer.headers["x-request-id"] in line]
+    assert " info    request " in line
+    assert " method=GET route=/v1/threads/{thread_id} status=404 duration_ms=" in line
