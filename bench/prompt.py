@@ -117,7 +117,7 @@ def _report(api: Api, thread_id: str, built: dict[str, Any], reply: str) -> floa
 _STEPS: list[tuple[str, Any, str]] = [
     ("check and count the message", ingest, "prepare"),
     ("read the thread", prompts, "get_thread"),
-    ("read the lane", prompt_store, "get_lane"),
+    ("read the lanes", prompt_store, "get_lanes"),
     ("read the estimate", prompt_store, "get_estimate"),
     ("read the window", message_store, "range_of"),
     ("plan the window", planning, "plan_window"),

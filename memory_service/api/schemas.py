@@ -338,6 +338,7 @@ class PromptSummary(BaseModel):
     recalled: list[dict[str, Any]]
     omitted: list[dict[str, Any]]
     breaks: list[dict[str, Any]]
+    hints: list[str]
     repairs: list[dict[str, Any]]
     prefix_digest: str
     request_digest: str

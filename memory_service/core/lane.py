@@ -7,13 +7,34 @@ cheap model's short title prompt must not trim the main one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from memory_service.core.prompt_cache import Entry
 from memory_service.core.volatile import Volatile
 
 MAX_LANES = 8
+_KEY_PARTS = ("provider", "model", "truncation_strategy", "max_prompt_tokens")
+
+
+def lane_key(provider: str, model: str, strategy: str, max_prompt_tokens: int) -> str:
+    return "|".join((provider, model, strategy, str(max_prompt_tokens)))
+
+
+def differences(key: str, other: str) -> tuple[str, ...]:
+    """In what two lanes differ."""
+    pairs = zip(_KEY_PARTS, _parts(key), _parts(other), strict=True)
+    return tuple(name for name, left, right in pairs if left != right)
+
+
+def share_cache(key: str, other: str) -> bool:
+    """Whether a provider finds for one lane what the other wrote: a prompt cache belongs to a model."""
+    return not {"provider", "model"} & set(differences(key, other))
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    provider, rest = key.split("|", 1)
+    return (provider, *rest.rsplit("|", 2))  # a model may have any name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +58,8 @@ class OpenTurn:
 class Lane:
     """`first_seq` is the window's cut, `prefix_digest` that of the last prompt up to where the next one may extend it.
 
-    `edited_seq`: the oldest message that was changed since, or whose place in the prompt is touched by a change.
+    `edited_seq` and `deleted_seq`: the oldest message that was changed or deleted since, or whose place in the prompt is
+    touched by it. `unreported`: how many prompts were built, while none of them was reported; None once one was.
     """
 
     first_seq: int
@@ -51,6 +73,9 @@ class Lane:
     entries: tuple[Entry, ...] = ()
     last_at: float | None = None
     edited_seq: int | None = None
+    deleted_seq: int | None = None
+    stable_parts: Mapping[str, str] = field(default_factory=dict)
+    unreported: int | None = 0
 
     def warm_tail(self, now: float, ttl_seconds: int | None) -> Tail | None:
         """The tail that the provider most likely still holds: the newest sent one if warm, else the newest built."""
@@ -58,27 +83,30 @@ class Lane:
             return self.sent
         return self.built or self.sent
 
-    def after_edit(self, seq: int) -> Lane:
-        """The lane after message `seq` was edited or deleted.
+    def after_edit(self, seq: int, *, deleted: bool = False) -> Lane:
+        """The lane after message `seq` was edited, or deleted.
 
         Another question, or another text of what was recalled for it, makes the open turn's volatile part stale.
         """
         turn = self.open_turn
         stale = turn and (turn.first_seq == seq or any(r["seq"] == seq for r in turn.volatile.recalled))
         touched = turn.first_seq if turn and stale else seq
+        before = self.deleted_seq if deleted else self.edited_seq
+        oldest = min(touched, before or touched)
         return replace(
             self,
             sent=self.sent if self.sent and self.sent.seq < seq else None,
             built=self.built if self.built and self.built.seq < seq else None,
             open_turn=None if stale else turn,
-            edited_seq=min(touched, self.edited_seq or touched),
+            edited_seq=self.edited_seq if deleted else oldest,
+            deleted_seq=oldest if deleted else self.deleted_seq,
         )
 
     def after_sent(self, tail: Tail | None) -> Lane:
         """The lane after a prompt with this tail is known to have reached the provider."""
         if tail is None or (self.sent and self.sent.seq > tail.seq):
-            return self
-        return replace(self, sent=tail)
+            return replace(self, unreported=None)
+        return replace(self, sent=tail, unreported=None)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -29,18 +29,27 @@ _NOTHING = sha256().hexdigest()
 class StablePart:
     """What stands before every message. `shared` comes from the assistant, `own` from the thread.
 
-    `tool_counts` and `system_counts` are what the two cost, counted by the caller.
+    `instructions` are those texts of the two that are not documents. `tool_counts` and `system_counts` are what tools
+    and texts cost, counted by the caller.
     """
 
     tools: tuple[Block, ...] = ()
     shared: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
     tool_counts: TokenCounts = TokenCounts()
     system_counts: TokenCounts = TokenCounts()
 
     @cached_property
     def digest(self) -> str:
         return sha256(dumps([self.tools, self.shared, self.own]).encode()).hexdigest()
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """Digests by which to tell what of it changed."""
+        documents = [text for text in (*self.shared, *self.own) if text not in self.instructions]
+        parts = {"tools": self.tools, "instructions": self.instructions, "documents": documents}
+        return {name: sha256(dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
     def needs(self, scale: Scale) -> tuple[int, int]:
         """Tokens of (system, tools); what a request costs by itself counts as system."""

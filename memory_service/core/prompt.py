@@ -7,17 +7,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from memory_service.core.lane import Lane, OpenTurn, Tail
+from memory_service.core.lane import Lane, OpenTurn, Tail, differences, share_cache
 from memory_service.core.layout import Layout, Piece, Positions, StablePart, locate, render_pieces
 from memory_service.core.messages import THINKING_TYPES, Repair
-from memory_service.core.prompt_cache import MAX_BREAKPOINTS, Position, Prediction, predict
+from memory_service.core.prompt_cache import MAX_BREAKPOINTS, Position, Prediction, merge, predict
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.volatile import Volatile
 from memory_service.core.window import Break, Window
+
+# So many prompts in a row without a report are no accident.
+_UNREPORTED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Prompt:
     prediction: Prediction
     volatile: Volatile
     breaks: tuple[Break, ...]
+    hints: tuple[str, ...]
     repairs: tuple[Repair, ...]
     prefix_digest: str
     lane: Lane
@@ -63,8 +67,12 @@ def assemble(
     lane: Lane | None,
     scale: Scale,
     now: float,
+    others: Mapping[str, Lane],
 ) -> Prompt:
-    """Put the prompt together, place its breakpoints, predict what the provider will bill, and say why."""
+    """Put the prompt together, place its breakpoints, predict what the provider will bill, and say why.
+
+    `others` are the thread's other lanes by their keys, newest first.
+    """
     pieces = render_pieces(window.turns, volatile)
     tokens = _section_tokens(request, stable, window, volatile, scale)
     positions = locate(
@@ -78,11 +86,12 @@ def assemble(
     breakpoints = [positions.of_mark(mark) for mark in layout.marks]
     if layout.mark_shared:
         breakpoints.insert(0, positions.shared_end)
+    siblings = [other for key, other in others.items() if share_cache(key, request.lane_key)]
     prediction, entries = predict(
         positions.all,
         breakpoints,
         tokens.total,
-        lane.entries if lane else (),
+        merge(known.entries for known in (*reversed(siblings), lane) if known),
         request.model,
         request.ttl_seconds,
         now,
@@ -96,7 +105,8 @@ def assemble(
         counts=TokenCounts.total([stable.system_counts, stable.tool_counts, window.counts, volatile_counts]),
         prediction=prediction,
         volatile=volatile,
-        breaks=_breaks(lane, window, positions),
+        breaks=_breaks(lane, window, positions) if lane else _new_lane(request, window, positions, others, siblings),
+        hints=_hints(lane),
         repairs=window.repairs,
         prefix_digest=prefix_digest,
         lane=Lane(
@@ -104,12 +114,14 @@ def assemble(
             recall_reserve=window.budget.recall_reserve,
             context_reserve=window.budget.context_reserve,
             stable_digest=stable.digest,
+            stable_parts=stable.parts,
             prefix_digest=prefix_digest,
             sent=lane.sent if lane else None,
             built=tail,
             open_turn=OpenTurn(window.open_turn.first_seq, volatile, window.loop_tail),
             entries=entries,
             last_at=now,
+            unreported=_unreported(lane),
         ),
         tail=tail,
     )
@@ -185,8 +197,33 @@ def _previous_marks(request: Request, window: Window, lane: Lane | None, now: fl
     return [tail.seq] if tail and window.first_seq <= tail.seq < window.open_turn.first_seq else []
 
 
-def _breaks(lane: Lane | None, window: Window, positions: Positions) -> tuple[Break, ...]:
+def _breaks(lane: Lane, window: Window, positions: Positions) -> tuple[Break, ...]:
     """Why the lane's previous bytes are not extended; nothing when they are, whatever changed behind them."""
-    if lane is None or lane.prefix_digest is None or positions.extend(lane.prefix_digest):
+    if lane.prefix_digest is None or positions.extend(lane.prefix_digest):
         return ()
     return window.changes or (Break("changed", window.first_seq),)
+
+
+def _new_lane(
+    request: Request, window: Window, positions: Positions, others: Mapping[str, Lane], siblings: Sequence[Lane]
+) -> tuple[Break, ...]:
+    """The first prompt of a lane begins anew, unless it extends what another lane sent to the same model."""
+    newest = next(iter(others), None)
+    if newest is None or any(s.prefix_digest and positions.extend(s.prefix_digest) for s in siblings):
+        return ()
+    return (Break("new_lane", window.first_seq, differences(request.lane_key, newest)),)
+
+
+def _unreported(lane: Lane | None) -> int | None:
+    held = lane.unreported if lane else 0
+    return None if held is None else held + 1
+
+
+def _hints(lane: Lane | None) -> tuple[str, ...]:
+    unreported = lane.unreported if lane else None
+    if unreported is None or unreported < _UNREPORTED:
+        return ()
+    return (
+        f"{unreported} earlier prompts of this thread were never reported; report the `usage` of each, so that the token "
+        "estimate and the predictions learn from what the provider counted.",
+    )

@@ -8,8 +8,10 @@ explicit breakpoints are found only where they are marked again. Other providers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from math import inf
 
 from memory_service.core.pricing import CacheRule, Model
 
@@ -72,6 +74,15 @@ def predict(
     fresh = tuple(Entry(positions[i].digest, positions[i].tokens, expires_at) for i in held)
     kept = tuple(e for e in alive.values() if e.digest not in {f.digest for f in fresh})
     return Prediction(read, written, max(0, total_tokens - read - written)), (*kept, *fresh)[-_KEPT_ENTRIES:]
+
+
+def merge(held: Iterable[Sequence[Entry]]) -> tuple[Entry, ...]:
+    """Entries from several places as one list, each once, with its latest end; what comes last is kept longest."""
+    merged: dict[str, Entry] = {}
+    for entry in chain.from_iterable(held):
+        known = merged.pop(entry.digest, entry)
+        merged[entry.digest] = max(known, entry, key=lambda e: inf if e.expires_at is None else e.expires_at)
+    return tuple(merged.values())
 
 
 def _look_back(rule: CacheRule, positions: int) -> int:

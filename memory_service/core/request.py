@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memory_service.core.lane import lane_key
 from memory_service.core.pricing import Model
 from memory_service.core.truncation import TruncationStrategy
 
@@ -33,4 +34,4 @@ class Request:
 
     @property
     def lane_key(self) -> str:
-        return "|".join((self.provider, self.model_name, self.strategy.key, str(self.max_prompt_tokens)))
+        return lane_key(self.provider, self.model_name, self.strategy.key, self.max_prompt_tokens)

@@ -21,10 +21,14 @@ _MEASURED_TURNS = 20
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Why, and from which message on, this prompt does not extend the one before it."""
+    """Why, and from which message on, this prompt does not extend the one before it.
+
+    `differs`: for a new lane, what of the request is not as it was in the thread's newest lane.
+    """
 
     reason: str
     at_seq: int
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +225,13 @@ def _changes(lane: Lane, stable: StablePart, window: Window, refresh: bool) -> t
     first, open_seq = window.first_seq, window.open_turn.first_seq
     changes = []
     if lane.stable_digest != stable.digest:
-        changes.append(Break("instructions_changed", first))
+        changed = [name for name, digest in stable.parts.items() if lane.stable_parts.get(name) != digest]
+        changes += [Break(f"{name}_changed", first) for name in changed]
     if window.trimmed:
         changes.append(Break("trimmed", first))
-    edited = lane.edited_seq
-    if edited is not None and edited >= (first if window.trimmed else lane.first_seq):
-        changes.append(Break("edited", edited))
+    for reason, seq in (("edited", lane.edited_seq), ("deleted", lane.deleted_seq)):
+        if seq is not None and seq >= (first if window.trimmed else lane.first_seq):
+            changes.append(Break(reason, seq))
     turn = lane.open_turn
     if turn and turn.first_seq != open_seq and turn.first_seq >= first:
         changes.append(Break("turn_closed", turn.first_seq))

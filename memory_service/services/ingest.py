@@ -143,7 +143,7 @@ async def _revalidate(session: Session, thread: ThreadRecord, seq: int, *, delet
                 message_id=record.id,
             ) from error
     await message_store.set_tail(session, thread.pk, tail, deleted=deleted)
-    await prompt_store.mark_edited(session, thread.pk, seq)
+    await prompt_store.mark_edited(session, thread.pk, seq, deleted=deleted > 0)
 
 
 def copy_of(record: MessageRecord, id: str) -> NewMessage:

@@ -88,7 +88,8 @@ async def plan(
     request = settle(runtime, spec)
     stable = await stable_part(runtime, thread, assistant, spec.tools)
     scale = await _scale(session, request)
-    lane = await prompt_store.get_lane(session, thread.pk, request.lane_key)
+    lanes = await prompt_store.get_lanes(session, thread.pk)
+    lane = lanes.pop(request.lane_key, None)
     messages, more_before = await _load(session, thread, lane, scale, request.max_prompt_tokens)
     open_ids = thread.open_tool_use_ids
     if new is not None:
@@ -129,6 +130,7 @@ async def plan(
         lane,
         scale,
         now.timestamp(),
+        lanes,
     )
     return Plan(thread, request, prompt, window, recalled)
 
@@ -174,7 +176,8 @@ async def stable_part(
     own = _system_texts(thread.instructions, thread.documents)
     tool_counts, system_counts = await runtime.count([dumps(tools) if tools else "", "\n".join((*shared, *own))])
     has_system = 1 if shared or own else 0
-    return StablePart(tuple(tools), shared, own, tool_counts, replace(system_counts, messages=has_system))
+    instructions = tuple(t for t in (assistant.instructions if assistant else None, thread.instructions) if t)
+    return StablePart(tuple(tools), shared, own, instructions, tool_counts, replace(system_counts, messages=has_system))
 
 
 def _system_texts(instructions: str | None, documents: str | None) -> tuple[str, ...]:

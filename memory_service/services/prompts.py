@@ -191,7 +191,8 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
         },
         "recalled": list(prompt.volatile.recalled),
         "omitted": [{"first_seq": 1, "last_seq": first_seq - 1, "reason": "before_window"}] if first_seq > 1 else [],
-        "breaks": [asdict(b) for b in prompt.breaks],
+        "breaks": [{k: v for k, v in asdict(b).items() if v != ()} for b in prompt.breaks],
+        "hints": list(prompt.hints),
         "repairs": [asdict(r) for r in prompt.repairs],
         "prefix_digest": prompt.prefix_digest,
         "request_digest": digest,
@@ -273,7 +274,7 @@ def show_stored(thread_id: str, record: PromptRecord) -> BuiltPrompt:
         thread_id=thread_id,
         status=record.status,
         created_at=record.built_at,
-        explanation=explanation,
+        explanation={"hints": [], **explanation},
         request=None,
         usage=record.usage,
         reply_seq=record.reply_seq,
@@ -305,8 +306,8 @@ async def report_usage(
     facts = json.loads(record.plan)["rebuild"]
     await _learn(session, runtime, facts, reported, now)
     lane = await prompt_store.get_lane(session, thread.pk, record.lane_key)
-    if lane is not None and facts["tail"]:
-        sent = lane.after_sent(Tail(**facts["tail"]))
+    if lane is not None:
+        sent = lane.after_sent(Tail(**facts["tail"]) if facts["tail"] else None)
         await prompt_store.save_lane(session, thread.pk, record.lane_key, sent, now)
     if not appended:
         await bump_version(session, thread.pk)

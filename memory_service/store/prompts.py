@@ -50,6 +50,15 @@ async def get_lane(session: AsyncSession, thread_pk: int, key: str) -> Lane | No
     return None if state is None else Lane.from_json(json.loads(state))
 
 
+async def get_lanes(session: AsyncSession, thread_pk: int) -> dict[str, Lane]:
+    """All lanes of a thread by their keys, newest first."""
+    rows = await session.execute(
+        text("SELECT key, state FROM lanes WHERE thread_pk = :thread_pk ORDER BY updated_at DESC, key"),
+        {"thread_pk": thread_pk},
+    )
+    return {row.key: Lane.from_json(json.loads(row.state)) for row in rows}
+
+
 async def save_lane(session: AsyncSession, thread_pk: int, key: str, lane: Lane, now: datetime) -> None:
     """Store a lane; a thread keeps its newest MAX_LANES."""
     await session.execute(
@@ -72,8 +81,8 @@ async def save_lane(session: AsyncSession, thread_pk: int, key: str, lane: Lane,
     )
 
 
-async def mark_edited(session: AsyncSession, thread_pk: int, seq: int) -> None:
-    """Tell every lane of a thread that message `seq` changed."""
+async def mark_edited(session: AsyncSession, thread_pk: int, seq: int, *, deleted: bool) -> None:
+    """Tell every lane of a thread that message `seq` changed, or is gone."""
     rows = await session.execute(
         text("SELECT key, state FROM lanes WHERE thread_pk = :thread_pk"), {"thread_pk": thread_pk}
     )
@@ -83,7 +92,7 @@ async def mark_edited(session: AsyncSession, thread_pk: int, seq: int) -> None:
             {
                 "thread_pk": thread_pk,
                 "key": key,
-                "state": dumps(Lane.from_json(json.loads(state)).after_edit(seq).to_json()),
+                "state": dumps(Lane.from_json(json.loads(state)).after_edit(seq, deleted=deleted).to_json()),
             },
         )
 

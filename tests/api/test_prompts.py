@@ -78,6 +78,42 @@ def test_a_document_cannot_end_itself(api: httpx2.Client) -> None:
     assert [block["text"] for block in system] == [expected, expected]
 
 
+def test_a_thread_that_never_reports_is_told(api: httpx2.Client) -> None:
+    thread = new_thread(api, ("user", "hi"))
+    prompts = [ok(build(api, thread["id"]), 201) for _ in range(4)]
+    assert [len(prompt["hints"]) for prompt in prompts] == [0, 0, 0, 1]
+    assert prompts[3]["hints"][0].startswith("3 earlier prompts of this thread were never reported")
+    path = f"/v1/threads/{thread['id']}/prompts/{prompts[0]['id']}/usage"
+    ok(api.post(path, json={"usage": {"input_tokens": 20}}))
+    assert ok(build(api, thread["id"]), 201)["hints"] == []
+
+
+def test_what_changed_is_named(api: httpx2.Client) -> None:
+    """Tools, instructions, documents, an edit, a deletion, and another model, which has nothing to reuse."""
+    turns = [(role, f"{role} {n}") for n in range(3) for role in ("user", "assistant")]
+    thread = new_thread(api, *turns, ("user", "and?"), instructions="Be kind.")["id"]
+    path = f"/v1/threads/{thread}"
+
+    def breaks(**body: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ok(build(api, thread, **body), 201)["breaks"]
+        return found
+
+    held = messages_of(api, thread)
+    assert breaks() == []
+    for change, reason in (
+        ({"tools": [TOOL]}, "tools_changed"),
+        ({"instructions": "Be curt."}, "instructions_changed"),
+        ({"documents": [{"text": "A fact."}]}, "documents_changed"),
+    ):
+        ok(api.patch(path, json=change))
+        assert breaks() == [{"reason": reason, "at_seq": 1}]
+    ok(api.patch(f"{path}/messages/{held[1]['id']}", json={"content": "edited"}))
+    ok(api.delete(f"{path}/messages/{held[3]['id']}"))
+    assert breaks() == [{"reason": "edited", "at_seq": 2}, {"reason": "deleted", "at_seq": 4}]
+    assert breaks(model="gpt-4o") == [{"reason": "new_lane", "at_seq": 1, "differs": ["provider", "model"]}]
+    assert breaks(model="gpt-4o") == []
+
+
 def test_with_a_message(api: httpx2.Client) -> None:
     """Appended and answered in one go."""
     thread = new_thread(api)

@@ -155,20 +155,21 @@ class Simulator:
     def delete(self, at: int) -> None:
         """Raises InvalidMessage and changes nothing."""
         old = self.messages[at]
-        self._replace([*self.messages[:at], *self.messages[at + 1 :]], old.seq)
+        self._replace([*self.messages[:at], *self.messages[at + 1 :]], old.seq, deleted=True)
         del self.index[old.seq]
 
-    def _replace(self, messages: list[Message], seq: int) -> None:
+    def _replace(self, messages: list[Message], seq: int, *, deleted: bool = False) -> None:
         tail = Tail()
         for message in messages:
             tail = extend_tail(tail, message.role, message.content, "content")
         self.messages, self.tail = messages, tail
-        self.lanes = {key: lane.after_edit(seq) for key, lane in self.lanes.items()}
+        self.lanes = {key: lane.after_edit(seq, deleted=deleted) for key, lane in self.lanes.items()}
 
     def build(self, spec: Spec) -> Built:
         """Plan, assemble and remember. Raises NoUserMessage and PromptTooLarge."""
         built = self.plan(spec)
-        # As it is stored.
+        # As it is stored, newest last.
+        self.lanes.pop(built.request.lane_key, None)
         self.lanes[built.request.lane_key] = Lane.from_json(json.loads(dumps(built.prompt.lane.to_json())))
         return built
 
@@ -211,7 +212,8 @@ class Simulator:
             recalled = pack(self._candidates(window), left, self.tokenizer.tokens) if spec.recall and left > 0 else []
             volatile = Volatile.of(recalled, context_text, self.tokenizer.tokens)
         counts = self.tokenizer.count(volatile.recalled_text) + self.tokenizer.count(volatile.context_text)
-        prompt = assemble(request, stable, window, volatile, counts, lane, scale, self.now)
+        others = {key: self.lanes[key] for key in reversed(self.lanes) if key != request.lane_key}
+        prompt = assemble(request, stable, window, volatile, counts, lane, scale, self.now, others)
         body = to_request(request, prompt.layout, "thread_1")
         return Built(spec, request, lane, window, prompt, tuple(messages), body, self.now)
 
@@ -243,6 +245,7 @@ class Simulator:
             self.tools,
             self.shared,
             self.own,
+            tuple(text for text in (*self.shared, *self.own) if not text.startswith("<document")),
             self.tokenizer.count(dumps(self.tools) if self.tools else ""),
             replace(system, messages=1 if self.shared or self.own else 0),
         )

@@ -262,7 +262,7 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
         await gone(threads.update_assistant(session, other.assistant_id, fields={}, metadata={}))
         await gone(threads.delete_assistant(session, other.assistant_id))
         await messages.bury(session, thread, message, now)
-        await prompts.mark_edited(session, other.thread_pk, 1)
+        await prompts.mark_edited(session, other.thread_pk, 1, deleted=True)
         return found
 
     own, foreign = within(database_url, one.pk, look_and_touch)

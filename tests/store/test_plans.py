@@ -20,6 +20,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 
+from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.messages import Tail
 from memory_service.core.tokens import TokenCounts
@@ -38,6 +39,7 @@ OTHERS = 20_000
 KEY = "msk_key_500"
 #: Project 1 has the long thread and half of the others. The rest belongs to many, so Postgres takes a project for small.
 PROJECTS = 2_000
+STATE = dumps(Lane(1, 0, 0, "digest").to_json())
 FILL = f"""
 SET session_replication_role = replica; -- the rows are consistent: foreign keys need no checking
 SET synchronous_commit = off;
@@ -71,7 +73,7 @@ INSERT INTO prompts
 INSERT INTO prompts (thread_pk, project_id, id, lane_key, thread_version, stable_digest, plan, built_at)
     SELECT pk, project_id, 'prompt_of_' || pk, 'lane', 1, 'digest', repeat('x', 500), now() FROM threads WHERE pk > 1;
 INSERT INTO stable_texts SELECT pk, 'digest', project_id, '[]' FROM threads;
-INSERT INTO lanes SELECT pk, 'lane_' || n, project_id, '{{}}', now() FROM threads, generate_series(1, 3) n;
+INSERT INTO lanes SELECT pk, 'lane_' || n, project_id, '{STATE}', now() FROM threads, generate_series(1, 3) n;
 INSERT INTO token_estimates
     SELECT 1 + n % {PROJECTS}, 'anthropic', 'model_' || n, '{{}}', now() FROM generate_series(1, 5000) n;
 INSERT INTO idempotency_records
@@ -269,6 +271,7 @@ READS: dict[str, tuple[Read, int]] = {
     ),
     "estimate": (lambda s: prompts.get_estimate(s, "anthropic", "unknown"), 10),
     "lane": (of_long_thread(lambda s, t: prompts.get_lane(s, t, "unknown")), 10),
+    "lanes": (of_long_thread(prompts.get_lanes), 10),
     "stable text": (of_long_thread(lambda s, t: prompts.get_stable_text(s, t, "digest")), 10),
     "newest threads": (lambda s: threads.list_threads(s, PageQuery(20, "desc"), user_id=None, metadata={}), 30),
     "threads after one": (

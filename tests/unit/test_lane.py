@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from memory_service.core.canonical import dumps
-from memory_service.core.lane import Lane, OpenTurn, Tail
+from memory_service.core.lane import Lane, OpenTurn, Tail, differences, lane_key, share_cache
 from memory_service.core.prompt_cache import Entry
 from memory_service.core.volatile import Volatile, context_block
 
@@ -37,8 +38,9 @@ def test_the_newest_sent_tail_counts_while_it_is_warm() -> None:
 
 
 def test_a_late_report_does_not_take_the_tail_back() -> None:
-    assert LANE.after_sent(Tail(7, 99.0)) == LANE
-    assert LANE.after_sent(None) == LANE
+    reported = replace(LANE, unreported=None)
+    assert LANE.after_sent(Tail(7, 99.0)) == reported
+    assert LANE.after_sent(None) == reported
     assert LANE.after_sent(Tail(10, 99.0)).sent == Tail(10, 99.0)
 
 
@@ -48,6 +50,24 @@ def test_an_edit_in_history() -> None:
     assert lane.open_turn == LANE.open_turn
     assert lane.after_edit(7).edited_seq == 7
     assert lane.after_edit(12).edited_seq == 9
+    assert lane.deleted_seq is None
+
+
+def test_a_deletion_in_history() -> None:
+    lane = LANE.after_edit(9).after_edit(8, deleted=True).after_edit(10, deleted=True)
+    assert (lane.edited_seq, lane.deleted_seq) == (9, 8)
+
+
+def test_what_lanes_differ_in() -> None:
+    key = lane_key("openai", "a|b", "auto", 8_000)
+    assert differences(key, key) == ()
+    assert differences(key, lane_key("openai", "a|b", "last_messages:5", 900)) == (
+        "truncation_strategy",
+        "max_prompt_tokens",
+    )
+    assert differences(key, lane_key("anthropic", "a", "auto", 8_000)) == ("provider", "model")
+    assert share_cache(key, lane_key("openai", "a|b", "auto", 900))
+    assert not share_cache(key, lane_key("openai", "a", "auto", 8_000))
 
 
 def test_another_question_makes_what_was_recalled_stale() -> None:

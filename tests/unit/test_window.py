@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memory_service.core.layout import StablePart
+from memory_service.core.markup import document_text
 from memory_service.core.request import Request
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.window import check_open_calls, plan_window
@@ -136,7 +137,7 @@ def test_edits_are_declared_only_behind_no_earlier_than_what_was_cached() -> Non
     thread.delete(0)
     thread.delete(0)
     deleted = thread.build(Spec())
-    assert [(b.reason, b.at_seq) for b in deleted.prompt.breaks] == [("edited", 1)]
+    assert [(b.reason, b.at_seq) for b in deleted.prompt.breaks] == [("deleted", 1)]
     assert not deleted.window.trimmed
 
 
@@ -153,6 +154,53 @@ def test_new_instructions_and_refreshed_volatile_text_are_declared() -> None:
     assert reasons(second) == ["refreshed"]
     thread.own = ("Be curt.",)
     assert reasons(thread.build(Spec())) == ["instructions_changed"]
+    thread.own = ("Be curt.", document_text("A fact."))
+    assert reasons(thread.build(Spec())) == ["documents_changed"]
+    thread.tools = ({"name": "look_up", "input_schema": {"type": "object"}},)
+    assert reasons(thread.build(Spec())) == ["tools_changed"]
+    thread.shared, thread.own = thread.own, ()
+    assert reasons(thread.build(Spec())) == []
+    thread.tools, thread.shared = (), ("Be brief.",)
+    assert reasons(thread.build(Spec())) == ["tools_changed", "instructions_changed", "documents_changed"]
+
+
+def test_a_new_lane_says_in_what_it_differs() -> None:
+    thread = Simulator()
+    talk(thread, 12, 300)
+    thread.append("user", "hi")
+    assert reasons(thread.build(Spec(max_prompt_tokens=4_000))) == []
+    longer = thread.build(Spec(max_prompt_tokens=6_000)).prompt.breaks
+    assert [(b.reason, b.differs) for b in longer] == [("new_lane", ("max_prompt_tokens",))]
+    other = thread.build(Spec(model=GPT_EXPLICIT, max_prompt_tokens=6_000)).prompt.breaks
+    assert [(b.reason, b.differs) for b in other] == [("new_lane", ("provider", "model"))]
+    assert reasons(thread.build(Spec(model=GPT_EXPLICIT, max_prompt_tokens=6_000))) == []
+
+
+def test_a_new_lane_reads_what_another_wrote_for_the_same_model() -> None:
+    """While both show the whole thread, a larger budget changes nothing that was sent."""
+    thread = Simulator()
+    talk(thread, 3)
+    thread.append("user", "hi")
+    written = thread.build(Spec(max_prompt_tokens=7_000)).prompt.prediction.cache_write_tokens
+    other = thread.build(Spec(max_prompt_tokens=8_000)).prompt
+    assert (other.breaks, other.prediction.cache_read_tokens) == ((), written)
+    assert thread.plan(Spec(model=GPT_EXPLICIT)).prompt.prediction.cache_read_tokens == 0
+    thread.now += 301
+    assert thread.plan(Spec(max_prompt_tokens=9_000)).prompt.prediction.cache_read_tokens == 0
+
+
+def test_prompts_that_are_never_reported_are_noticed() -> None:
+    thread = Simulator()
+    hints = []
+    for number in range(5):
+        thread.append("user", f"Question {number}")
+        hints.append([hint[:20] for hint in thread.build(Spec()).prompt.hints])
+        thread.append("assistant", "Yes.")
+    assert hints == [[], [], [], ["3 earlier prompts of"], ["4 earlier prompts of"]]
+    thread.append("user", "Well?")
+    thread.sent(thread.build(Spec()))
+    for _ in range(5):
+        assert thread.build(Spec()).prompt.hints == ()
 
 
 def test_the_threads_own_instructions_end_in_a_breakpoint_while_there_is_one_left() -> None:

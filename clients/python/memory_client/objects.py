@@ -121,10 +121,14 @@ class Omitted(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixBreak(Model):
-    """A declared change of what the provider could otherwise have reused from `at_seq` on."""
+    """A declared change of what the provider could otherwise have reused from `at_seq` on.
+
+    `differs`: for `new_lane`, what is not as in the thread's prompts before (`model`, `max_prompt_tokens`, …).
+    """
 
     reason: str
     at_seq: int | None = None
+    differs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +150,7 @@ class Prompt(Model):
     recalled: list[Recalled] = field(default_factory=list)
     omitted: list[Omitted] = field(default_factory=list)
     breaks: list[PrefixBreak] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     prefix_digest: str | None = None
 
 
