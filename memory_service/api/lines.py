@@ -15,7 +15,7 @@ from memory_service.api.threads import thread_fields
 from memory_service.core.canonical import check_text, loads
 from memory_service.errors import InvalidInput
 from memory_service.services.ingest import Draft
-from memory_service.services.transfer import AssistantLine, Line, MessageLine, ThreadLine
+from memory_service.services.lines import AssistantLine, Line, MessageLine, ThreadLine
 
 
 def _moment(value: Any) -> datetime | None:

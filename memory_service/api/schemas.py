@@ -380,6 +380,7 @@ class ImportReport(BaseModel):
     assistants: int
     threads: int
     messages: int
+    skipped: int = Field(description="Messages that were there already.")
     renamed: dict[str, str]
 
 

@@ -15,7 +15,7 @@ from memory_service.api import schemas
 from memory_service.api.deps import CanonicalRoute, Ctx, once
 from memory_service.api.lines import read_line
 from memory_service.errors import PayloadTooLarge
-from memory_service.services import transfer
+from memory_service.services import exports, imports
 from memory_service.store.db import Session
 
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["transfer"])
@@ -30,7 +30,7 @@ _IN_MEMORY_BYTES = 1_000_000
 )
 async def export_thread(context: Ctx, thread_id: str) -> StreamingResponse:
     """The thread, its assistant and its messages, byte for byte."""
-    lines = await transfer.export_thread(context.runtime, context.project_id, thread_id)
+    lines = await exports.export_thread(context.runtime, context.project_id, thread_id)
     return StreamingResponse(lines, media_type=NDJSON)
 
 
@@ -43,7 +43,13 @@ async def export_thread(context: Ctx, thread_id: str) -> StreamingResponse:
 async def import_lines(
     context: Ctx,
     request: Request,
-    ids: Annotated[Literal["keep", "fresh"], Query(description="`fresh` gives everything a new id.")] = "keep",
+    ids: Annotated[
+        Literal["keep", "fresh", "continue"],
+        Query(
+            description="Of ids that are taken: `keep` replaces them, `fresh` gives everything a new id, `continue` takes "
+            "them for the same things, and adds what is missing behind them."
+        ),
+    ] = "keep",
 ) -> Response:
     """Write exported lines, all or none. Ids are kept; one that is taken is replaced, and reported."""
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as body:
@@ -57,9 +63,7 @@ async def import_lines(
         async def effect(session: Session) -> Any:
             body.seek(0)
             lines = _lines(body, context.runtime.settings.max_body_bytes)
-            report = await transfer.import_lines(
-                context.runtime, session, lines, read_line, context.now, keep_ids=ids == "keep"
-            )
+            report = await imports.import_lines(context.runtime, session, lines, read_line, context.now, ids=ids)
             return {"object": "import", **asdict(report)}
 
         return await once(context, effect, status=201)

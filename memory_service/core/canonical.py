@@ -78,7 +78,28 @@ def check_text(value: Any, field: str) -> None:
 
     Raises InvalidInput (`invalid_text`) for U+0000, lone surrogates and nesting over MAX_DEPTH.
     """
-    _check(value, field, MAX_DEPTH)
+    if not _is_clean(value, MAX_DEPTH):  # nearly always it is, and names of fields need not be put together
+        _check(value, field, MAX_DEPTH)
+
+
+def _is_clean(value: Any, depth: int) -> bool:
+    if depth == 0:
+        return False
+    if type(value) is str:
+        return "\0" not in value and (value.isascii() or _is_encodable(value))
+    if type(value) is dict:
+        return all(_is_clean(key, depth) and _is_clean(item, depth - 1) for key, item in value.items())
+    if type(value) is list:
+        return all(_is_clean(item, depth - 1) for item in value)
+    return not isinstance(value, str | Mapping | list)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check(value: Any, field: str, depth: int) -> None:

@@ -15,6 +15,7 @@ from memory_service.errors import InvalidMessage
 Role = Literal["user", "assistant"]
 Block = Mapping[str, Any]
 
+_OUTLINED = ("type", "id", "tool_use_id")
 THINKING_TYPES = frozenset({"thinking", "redacted_thinking"})
 # Text that stands in for a result nobody recorded, so that an abandoned tool call never makes a thread unusable.
 MISSING_RESULT = "No result was recorded for this tool call."
@@ -119,6 +120,11 @@ def tool_use_ids(content: Iterable[Block]) -> list[str]:
 
 def tool_result_ids(content: Iterable[Block]) -> list[str]:
     return [block["tool_use_id"] for block in content if is_tool_result(block)]
+
+
+def outline(content: Iterable[Block]) -> tuple[Block, ...]:
+    """All that `extend_tail` and `tool_use_ids` ask of a content: its blocks without what they hold."""
+    return tuple({key: block[key] for key in _OUTLINED if key in block} for block in content)
 
 
 def opens_turn(role: str, content: Iterable[Block]) -> bool:

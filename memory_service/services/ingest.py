@@ -16,15 +16,17 @@ from memory_service.core.messages import (
     Tail,
     block_text,
     extend_tail,
-    tool_use_ids,
+    outline,
 )
 from memory_service.core.recall import index_entry
+from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage
+from memory_service.providers.base import TextCounter
 from memory_service.runtime import Runtime, new_id
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
-from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.messages import Addition, MessageRecord, NewMessage, Placed
 from memory_service.store.threads import ThreadRecord
 
 MAX_MESSAGES_PER_APPEND = 1_000
@@ -34,7 +36,7 @@ MAX_MESSAGES_PER_APPEND = 1_000
 class Draft:
     """A message as it came in. `field` is where in the request it stood, for error messages.
 
-    `content` is a string or a list, or a tuple of blocks if it was checked before.
+    `content` is a string or a list of blocks.
     """
 
     role: str
@@ -49,30 +51,43 @@ class Draft:
 
 async def prepare(runtime: Runtime, drafts: Sequence[Draft], now: datetime) -> list[NewMessage]:
     """Do all that needs no database. Raises InvalidMessage naming the field and the remedy."""
-    checked = [
-        draft.content
-        if isinstance(draft.content, tuple)
-        else check_content(draft.role, draft.content, f"{draft.field}content")
-        for draft in drafts
-    ]
+    checked = [_checked(draft) for draft in drafts]
     counts = await runtime.count([_counted_text(content) for content in checked])
     thinking = await runtime.count([_thinking_text(content) for content in checked])
     return [
-        NewMessage(
-            id=draft.id or new_id("msg", now),
-            role=draft.role,
-            content=dumps(content),
-            text=_text(content),
-            tool_use_ids=tuple(tool_use_ids(content)),
-            counts=replace(count, messages=1, images=sum(map(media_tokens, content))),
-            thinking_tokens=thought.latin + thought.other,
-            metadata=draft.metadata,
-            created_at=draft.created_at or now,
-            status=draft.status,
-            run_id=draft.run_id,
-        )
+        _new_message(draft, content, count, thought, now)
         for draft, content, count, thought in zip(drafts, checked, counts, thinking, strict=True)
     ]
+
+
+def prepare_one(counter: TextCounter, draft: Draft, now: datetime) -> NewMessage:
+    """As `prepare`, for a caller that is beside the event loop already."""
+    content = _checked(draft)
+    return _new_message(
+        draft, content, counter.count(_counted_text(content)), counter.count(_thinking_text(content)), now
+    )
+
+
+def _checked(draft: Draft) -> tuple[Block, ...]:
+    return check_content(draft.role, draft.content, f"{draft.field}content")
+
+
+def _new_message(
+    draft: Draft, content: Sequence[Block], counts: TokenCounts, thinking: TokenCounts, now: datetime
+) -> NewMessage:
+    return NewMessage(
+        id=draft.id or new_id("msg", now),
+        role=draft.role,
+        content=dumps(content),
+        text=_text(content),
+        outline=outline(content),
+        counts=replace(counts, messages=1, images=sum(map(media_tokens, content))),
+        thinking_tokens=thinking.latin + thinking.other,
+        metadata=draft.metadata,
+        created_at=draft.created_at or now,
+        status=draft.status,
+        run_id=draft.run_id,
+    )
 
 
 async def append(
@@ -88,19 +103,15 @@ async def append(
     deleted: it may leave gaps. Raises InvalidMessage.
     """
     tail = thread.tail
-    placed: list[tuple[int, NewMessage, bytes]] = []
+    placed: list[Placed] = []
     seq = thread.last_seq
     for message, field, given in zip(messages, fields, seqs or [None] * len(messages), strict=True):
-        tail = extend_tail(tail, message.role, loads(message.content), f"{field}content")
+        tail = extend_tail(tail, message.role, message.outline, f"{field}content")
         if given is not None and given <= seq:
             raise InvalidMessage(f"`{field}seq` is {given}, but the message before has {seq}.", field=f"{field}seq")
         seq = given if given is not None else seq + 1
         placed.append((seq, message, index_entry(seq, message.text)))
-    return await message_store.append(session, thread, placed, tail)
-
-
-def with_id(message: NewMessage, id: str) -> NewMessage:
-    return replace(message, id=id)
+    return await message_store.append(session, [Addition(thread.pk, placed, tail)])
 
 
 async def edit(
@@ -154,7 +165,7 @@ def copy_of(record: MessageRecord, id: str) -> NewMessage:
         role=record.role,
         content=record.content,
         text=_text(content),
-        tool_use_ids=tuple(tool_use_ids(content)),
+        outline=outline(content),
         counts=record.counts,
         thinking_tokens=record.thinking_tokens,
         metadata=record.metadata or {},

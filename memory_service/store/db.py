@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, adapters
 from psycopg.pq import Format
+from psycopg.types.array import ListBinaryDumper
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -43,6 +44,13 @@ _AWAY = ("08", "57", "53")
 # Lock timeout, deadlock, serialization failure: rolled back, and likely to work the next time.
 _CROWDED = ("55P03", "40P01", "40001")
 _NOT_TEXT = ("22021", "22P05")  # what the encoding cannot hold
+
+
+class InBinary(list[Any]):
+    """A list that is sent as a binary array. As text, JSON is searched for what to quote, and `bytea` twice as long."""
+
+
+adapters.register_dumper(InBinary, ListBinaryDumper)
 
 
 class Database:

@@ -12,10 +12,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.core.canonical import dumps
-from memory_service.core.messages import Tail
+from memory_service.core.messages import Block, Tail, tool_use_ids
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage, NotFound
 from memory_service.store import tables
+from memory_service.store.db import InBinary
 from memory_service.store.idempotency import erase_answers, quote_like
 from memory_service.store.pages import Page, PageQuery, fetch_page
 from memory_service.store.threads import ThreadRecord
@@ -27,6 +28,7 @@ _MESSAGE = (
 
 # What `append` writes of a message, with the types of the arrays it is passed in.
 _APPENDED = {
+    "thread_pk": "bigint",
     "seq": "int",
     "id": "text",
     "role": "text",
@@ -41,6 +43,14 @@ _APPENDED = {
     "metadata": "jsonb",
     "created_at": "timestamptz",
 }
+# What it changes of a thread.
+_ENDS = {
+    "pk": "bigint",
+    "last_seq": "int",
+    "added": "int",
+    "last_role": "text",
+    "open_ids": "json",
+}
 # One statement, because a round trip costs more than a row.
 _APPEND = text(
     f"""
@@ -48,33 +58,51 @@ _APPEND = text(
         SELECT * FROM unnest({", ".join(f"CAST(:{name} AS {type_}[])" for name, type_ in _APPENDED.items())},
             CAST(:terms AS bytea[])) AS new ({", ".join(_APPENDED)}, terms)
     ), message AS (
-        INSERT INTO messages (thread_pk, project_id, {", ".join(_APPENDED)})
-        SELECT :thread_pk, :project_id, {", ".join(_APPENDED)} FROM new
+        INSERT INTO messages (project_id, {", ".join(_APPENDED)}) SELECT :project_id, {", ".join(_APPENDED)} FROM new
     ), entry AS (
         INSERT INTO message_terms (thread_pk, project_id, seq, terms)
-        SELECT :thread_pk, :project_id, seq, terms FROM new WHERE terms <> ''
+        SELECT thread_pk, :project_id, seq, terms FROM new WHERE terms <> ''
     )
-    UPDATE threads SET last_seq = :last_seq, message_count = message_count + :count, version = version + 1,
-        last_role = :last_role, open_tool_use_ids = :open_ids WHERE pk = :thread_pk
+    UPDATE threads SET last_seq = ends.last_seq, message_count = message_count + ends.added, version = version + 1,
+        last_role = ends.last_role, open_tool_use_ids = ARRAY(SELECT json_array_elements_text(ends.open_ids))
+    FROM unnest({", ".join(f"CAST(:end_{name} AS {type_}[])" for name, type_ in _ENDS.items())})
+        AS ends ({", ".join(_ENDS)}) WHERE threads.pk = ends.pk
     """
 )
 
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message that was checked and counted. `content` is canonical JSON."""
+    """A message that was checked and counted. `content` is canonical JSON, `outline` that of `core.messages`."""
 
     id: str
     role: str
     content: str
     text: str
-    tool_use_ids: tuple[str, ...]
+    outline: tuple[Block, ...]
     counts: TokenCounts
     thinking_tokens: int
     metadata: Mapping[str, str]
     created_at: datetime
     run_id: str | None = None
     status: str = "completed"
+
+    @property
+    def tool_use_ids(self) -> list[str]:
+        return tool_use_ids(self.outline)
+
+
+Placed = tuple[int, NewMessage, bytes]
+"""A message with its seq and its entry in the recall index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What a thread is to get, in order, and how it then ends."""
+
+    thread_pk: int
+    placed: Sequence[Placed]
+    tail: Tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,63 +133,61 @@ class MessageRecord:
         return self.latin_tokens + self.other_tokens + self.image_tokens + self.thinking_tokens
 
 
-async def append(
-    session: AsyncSession,
-    thread: ThreadRecord,
-    placed: Sequence[tuple[int, NewMessage, bytes]],
-    tail: Tail,
-) -> list[MessageRecord]:
-    """Append (seq, message, recall index entry) to a thread whose row this transaction holds; `tail` is the new one.
+async def append(session: AsyncSession, additions: Sequence[Addition]) -> list[MessageRecord]:
+    """Append to threads whose rows this transaction holds.
 
-    Raises InvalidMessage when a tool_use id was used in the thread before, or a message id in the project.
+    Raises InvalidMessage when a tool_use id was used in its thread before, or a message id in the project.
     """
     project_id = session.info["project_id"]
-    rows: list[dict[str, Any]] = [
-        {
-            "thread_pk": thread.pk,
-            "seq": seq,
-            "id": message.id,
-            "role": message.role,
-            "content": message.content,
-            "status": message.status,
-            "latin_tokens": message.counts.latin,
-            "other_tokens": message.counts.other,
-            "text_bytes": message.counts.text_bytes,
-            "image_tokens": message.counts.images,
-            "thinking_tokens": message.thinking_tokens,
-            "run_id": message.run_id,
-            "metadata": dict(message.metadata) or None,
-            "created_at": message.created_at,
-        }
-        for seq, message, _ in placed
-    ]
+    rows = [_row(addition.thread_pk, seq, message) for addition in additions for seq, message, _ in addition.placed]
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in _APPENDED}
+    columns |= {name: InBinary(columns[name]) for name in ("id", "content")}
     columns["metadata"] = [metadata and dumps(metadata) for metadata in columns["metadata"]]
+    uses = [
+        {"thread_pk": addition.thread_pk, "seq": seq, "project_id": project_id, "tool_use_id": id_}
+        for addition in additions
+        for seq, message, _ in addition.placed
+        for id_ in message.tool_use_ids
+    ]
     try:
         await session.execute(
             _APPEND,
             {
                 **columns,
-                "terms": [entry for _, _, entry in placed],
-                "thread_pk": thread.pk,
+                "terms": InBinary(entry for addition in additions for _, _, entry in addition.placed),
                 "project_id": project_id,
-                "last_seq": placed[-1][0],
-                "count": len(placed),
-                "last_role": tail.last_role,
-                "open_ids": list(tail.open_tool_use_ids),
+                "end_pk": [addition.thread_pk for addition in additions],
+                "end_last_seq": [addition.placed[-1][0] for addition in additions],
+                "end_added": [len(addition.placed) for addition in additions],
+                "end_last_role": [addition.tail.last_role for addition in additions],
+                "end_open_ids": [dumps(addition.tail.open_tool_use_ids) for addition in additions],
             },
         )
-        uses = [
-            {"thread_pk": thread.pk, "seq": seq, "project_id": project_id, "tool_use_id": id_}
-            for seq, message, _ in placed
-            for id_ in message.tool_use_ids
-        ]
         if uses:
             await session.execute(insert(tables.ToolUse.__table__), uses)  # type: ignore[attr-defined]
     except IntegrityError as error:
         raise _explain(error) from error
     fields = MessageRecord.__slots__
     return [MessageRecord(**{name: row.get(name, 1) for name in fields}) for row in rows]
+
+
+def _row(thread_pk: int, seq: int, message: NewMessage) -> dict[str, Any]:
+    return {
+        "thread_pk": thread_pk,
+        "seq": seq,
+        "id": message.id,
+        "role": message.role,
+        "content": message.content,
+        "status": message.status,
+        "latin_tokens": message.counts.latin,
+        "other_tokens": message.counts.other,
+        "text_bytes": message.counts.text_bytes,
+        "image_tokens": message.counts.images,
+        "thinking_tokens": message.thinking_tokens,
+        "run_id": message.run_id,
+        "metadata": dict(message.metadata) or None,
+        "created_at": message.created_at,
+    }
 
 
 def _explain(error: IntegrityError) -> Exception:
@@ -354,3 +380,18 @@ async def taken_ids(session: AsyncSession, ids: Sequence[str]) -> set[str]:
         {"project_id": session.info["project_id"], "ids": list(ids)},
     )
     return set(rows.scalars())
+
+
+async def held_at(
+    session: AsyncSession, thread_pks: Sequence[int], seqs: Sequence[int]
+) -> dict[tuple[int, int], tuple[str, str | None]]:
+    """(thread_pks[i], seqs[i]) → id and content of the message that is there; a deleted one has no content."""
+    rows = await session.execute(
+        text(
+            "SELECT m.thread_pk, m.seq, m.id, m.content"
+            " FROM unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[])) AS wanted (thread_pk, seq)"
+            " JOIN messages m ON m.thread_pk = wanted.thread_pk AND m.seq = wanted.seq"
+        ),
+        {"thread_pks": list(thread_pks), "seqs": list(seqs)},
+    )
+    return {(row.thread_pk, row.seq): (row.id, row.content) for row in rows}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -23,7 +23,24 @@ _THREAD = (
 _ASSISTANT = "pk, id, name, model, provider, instructions, tools, documents, defaults, metadata, created_at"
 # Columns a PATCH may set; the names are those of the API.
 THREAD_FIELDS = frozenset({"user_id", "assistant_id", "instructions", "tools", "documents", "truncation_strategy"})
+_CREATE_THREADS = text(
+    f"INSERT INTO threads (project_id, id, created_at, metadata, {', '.join(sorted(THREAD_FIELDS))})"
+    " SELECT :project_id, * FROM unnest(CAST(:id AS text[]), CAST(:created_at AS timestamptz[]),"
+    " CAST(:metadata AS jsonb[]), "
+    + ", ".join(f"CAST(:{name} AS text[])" for name in sorted(THREAD_FIELDS))
+    + f") ON CONFLICT (project_id, id) DO NOTHING RETURNING {_THREAD}"
+)
 ASSISTANT_FIELDS = frozenset({"name", "model", "provider", "instructions", "tools", "documents", "defaults"})
+
+
+@dataclass(frozen=True, slots=True)
+class NewThread:
+    """`fields` are columns, those of a PATCH."""
+
+    id: str
+    created_at: datetime
+    metadata: Mapping[str, str]
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +93,37 @@ async def create_thread(
     session: AsyncSession, *, id: str, now: datetime, metadata: Mapping[str, str], fields: Mapping[str, Any]
 ) -> ThreadRecord:
     """Raises Conflict when the id is taken."""
-    assert fields.keys() <= THREAD_FIELDS
-    names = ["project_id", "id", "created_at", "metadata", *fields]
+    created = await create_threads(session, [NewThread(id, now, metadata, fields)])
+    if not created:
+        raise Conflict(f"A thread with id {id!r} exists already.", code="id_taken")
+    return created[0]
+
+
+async def create_threads(session: AsyncSession, threads: Sequence[NewThread]) -> list[ThreadRecord]:
+    """In the given order, those whose ids were free."""
+    assert all(thread.fields.keys() <= THREAD_FIELDS for thread in threads)
     created = await session.execute(
-        text(
-            f"INSERT INTO threads ({', '.join(names)}) VALUES (:project_id, :id, :created_at, CAST(:metadata AS jsonb)"
-            + "".join(f", :{name}" for name in fields)
-            + f") ON CONFLICT (project_id, id) DO NOTHING RETURNING {_THREAD}"
-        ),
+        _CREATE_THREADS,
         {
             "project_id": session.info["project_id"],
-            "id": id,
-            "created_at": now,
-            "metadata": dumps(metadata),
-            **fields,
+            "id": [thread.id for thread in threads],
+            "created_at": [thread.created_at for thread in threads],
+            "metadata": [dumps(thread.metadata) for thread in threads],
+            **{name: [thread.fields.get(name) for thread in threads] for name in THREAD_FIELDS},
         },
     )
-    row = created.first()
-    if row is None:
-        raise Conflict(f"A thread with id {id!r} exists already.", code="id_taken")
-    return _thread(row)
+    return [_thread(row) for row in created]
+
+
+async def lock_threads(session: AsyncSession, ids: Sequence[str]) -> dict[str, ThreadRecord]:
+    """By id, those that exist; their rows are held until the transaction ends."""
+    found = await session.execute(
+        text(
+            f"SELECT {_THREAD} FROM threads WHERE project_id = :project_id AND id = ANY (:ids) ORDER BY pk FOR UPDATE"
+        ),
+        {"project_id": session.info["project_id"], "ids": list(ids)},
+    )
+    return {row.id: _thread(row) for row in found}
 
 
 async def get_thread(session: AsyncSession, id: str, *, lock: bool = False) -> ThreadRecord:

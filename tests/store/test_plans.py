@@ -200,7 +200,15 @@ async def long_thread(session: Session) -> threads.ThreadRecord:
 
 def new_message(seq: int) -> NewMessage:
     return NewMessage(
-        f"msg_new_{seq}", "user", '[{"type":"text","text":"hi"}]', "hi", (f"new_{seq}",), TokenCounts(1, 1), 0, {}, NOW
+        f"msg_new_{seq}",
+        "user",
+        '[{"type":"text","text":"hi"}]',
+        "hi",
+        ({"type": "tool_use", "id": f"new_{seq}"},),
+        TokenCounts(1, 1),
+        0,
+        {},
+        NOW,
     )
 
 
@@ -211,7 +219,7 @@ def test_append(filled: str) -> None:
         assert await idempotency.claim(session, call, NOW) is None
         thread = await threads.get_thread(session, "thread_0", lock=True)
         placed = [(thread.last_seq + 1, new_message(1), b"terms")]
-        await messages.append(session, thread, placed, Tail("user", ()))
+        await messages.append(session, [messages.Addition(thread.pk, placed, Tail("user", ()))])
         await idempotency.record(session, call, Answer(201, "{}"), NOW)
 
     found = explain(filled, 1, use)
