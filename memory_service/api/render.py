@@ -13,6 +13,7 @@ from memory_service.services.prompts import BuiltPrompt, Reported
 from memory_service.services.search import SearchHit
 from memory_service.store.messages import MessageRecord
 from memory_service.store.pages import Page
+from memory_service.store.prompts import EstimateRecord
 from memory_service.store.threads import AssistantRecord, ThreadRecord
 
 T = TypeVar("T")
@@ -143,10 +144,29 @@ def _reported(usage: dict[str, Any], prompt: BuiltPrompt, models: Sequence[Model
     """The provider's own count in the words of `prediction`."""
     reported = ReportedUsage.parse(usage)
     model = find_model(models, prompt.explanation["provider"], prompt.explanation["model"])
+    ttl = next((mark["ttl"] for mark in prompt.explanation["breakpoints"]), "5m")
     return {
         "cache_read_tokens": reported.cache_read_tokens,
         "cache_write_tokens": reported.cache_write_tokens,
         "uncached_tokens": reported.uncached_tokens,
         "output_tokens": reported.output_tokens,
-        "cost_usd": model.cost_usd(reported.cache_read_tokens, reported.cache_write_tokens, reported.uncached_tokens),
+        "cost_usd": model.cost_usd(
+            reported.cache_read_tokens, reported.cache_write_tokens, reported.uncached_tokens, ttl
+        ),
+        "output_usd": model.output_cost_usd(reported.output_tokens),
+    }
+
+
+def estimate(record: EstimateRecord) -> dict[str, Any]:
+    learnt = record.estimate
+    return {
+        "id": f"{record.provider}/{record.model}",
+        "object": "estimate",
+        "provider": record.provider,
+        "model": record.model,
+        "observations": learnt.observations,
+        "calibrated": learnt.calibrated,
+        "error": None if learnt.error is None else round(learnt.error, 4),
+        "margin": round(learnt.margin, 4),
+        "updated_at": time(record.updated_at),
     }

@@ -319,8 +319,19 @@ class PredictionOut(BaseModel):
     cache_read_tokens: int
     cache_write_tokens: int
     uncached_tokens: int
-    cost_usd: float | None
-    cost_usd_uncached: float | None
+    cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
+    cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
+
+
+class Reported(BaseModel):
+    """What the provider counted, in the words of `prediction`."""
+
+    cache_read_tokens: int
+    cache_write_tokens: int
+    uncached_tokens: int
+    output_tokens: int
+    cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
+    output_usd: float | None = Field(description="The output's price. Null without a known price.")
 
 
 class PromptSummary(BaseModel):
@@ -343,7 +354,7 @@ class PromptSummary(BaseModel):
     prefix_digest: str
     request_digest: str
     usage: dict[str, Any] | None
-    reported: dict[str, Any] | None
+    reported: Reported | None
 
 
 class Prompt(PromptSummary):
@@ -356,7 +367,7 @@ class UsageAnswer(BaseModel):
     prompt_id: str
     thread_id: str
     usage: dict[str, Any]
-    reported: dict[str, Any]
+    reported: Reported
     prediction: PredictionOut
     message: Message | None
 

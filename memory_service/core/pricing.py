@@ -51,6 +51,10 @@ class Model:
             return None
         return self.input_usd * (uncached + written * write_ratio + read * read_ratio) / 1e6
 
+    def output_cost_usd(self, tokens: int) -> float | None:
+        """Price of a request's output; None when it is not known."""
+        return None if self.output_usd is None else self.output_usd * tokens / 1e6
+
 
 def find_model(table: Sequence[Model], provider: str, name: str) -> Model:
     """The table's entry for a model or a dated version of it; for an unknown model one without prices."""

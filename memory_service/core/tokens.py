@@ -117,6 +117,14 @@ class TokenEstimate:
         excess = max(seen.reported_tokens / max(self._plain(seen.counts, 1), 1.0) - 1.0 for seen in self.recent)
         return max(excess, 0.0) + _MARGIN_FLOOR
 
+    @property
+    def error(self) -> float | None:
+        """By what share the newest reports are off the plain estimate, on average; None before the first."""
+        if not self.recent:
+            return None
+        off = (abs(seen.reported_tokens / max(self._plain(seen.counts, 1), 1.0) - 1.0) for seen in self.recent)
+        return sum(off) / len(self.recent)
+
     def scaled(self) -> Scale:
         """The estimate as one linear function, margin included: what budgets are computed with."""
         factor = 1.0 + self.margin

@@ -23,6 +23,14 @@ _PROMPT = (
 
 
 @dataclass(frozen=True, slots=True)
+class EstimateRecord:
+    provider: str
+    model: str
+    estimate: TokenEstimate
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PromptRecord:
     """`plan`, `volatile` and `usage` are JSON; `volatile` is None once a message it quotes was deleted."""
 
@@ -217,3 +225,31 @@ async def save_estimate(
             "now": now,
         },
     )
+
+
+async def list_estimates(session: AsyncSession) -> list[EstimateRecord]:
+    """What a project learnt, by provider and model."""
+    rows = await session.execute(
+        text(
+            "SELECT provider, model, state, updated_at FROM token_estimates WHERE project_id = :project_id"
+            " ORDER BY provider, model"
+        ),
+        {"project_id": session.info["project_id"]},
+    )
+    return [
+        EstimateRecord(row.provider, row.model, TokenEstimate.from_json(json.loads(row.state)), row.updated_at)
+        for row in rows
+    ]
+
+
+async def delete_estimate(session: AsyncSession, provider: str, model: str) -> None:
+    """Raises NotFound."""
+    deleted = await session.scalar(
+        text(
+            "DELETE FROM token_estimates WHERE project_id = :project_id AND provider = :provider AND model = :model"
+            " RETURNING 1"
+        ),
+        {"project_id": session.info["project_id"], "provider": provider, "model": model},
+    )
+    if deleted is None:
+        raise NotFound(f"Nothing was learnt of model {model!r} of provider {provider!r}.", field="model")

@@ -247,6 +247,7 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
             "user index": [i for i in await recall.user_indexes(session, "the same user") if i.thread_pk == pk],
             "prompt": await or_none(prompts.get_prompt(session, pk, tenant.prompt_id)),
             "prompts": (await prompts.list_prompts(session, pk, newest)).items,
+            "estimates": (await prompts.list_estimates(session))[int(tenant is other) :],
             "answer": await find(session, tenant.call, now),
         }
 

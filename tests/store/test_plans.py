@@ -279,6 +279,7 @@ READS: dict[str, tuple[Read, int]] = {
     ),
     "estimate": (lambda s: prompts.get_estimate(s, "anthropic", "unknown"), 10),
     "lane": (of_long_thread(lambda s, t: prompts.get_lane(s, t, "unknown")), 10),
+    "estimates": (prompts.list_estimates, 20),
     "lanes": (of_long_thread(prompts.get_lanes), 10),
     "stable text": (of_long_thread(lambda s, t: prompts.get_stable_text(s, t, "digest")), 10),
     "newest threads": (lambda s: threads.list_threads(s, PageQuery(20, "desc"), user_id=None, metadata={}), 30),
