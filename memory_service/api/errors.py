@@ -103,6 +103,10 @@ def field_name(location: Sequence[Any]) -> str:
 
 def _problem(problem: Mapping[str, Any]) -> str:
     message: str = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden" and problem["loc"][-1] == "tool_calls":
+        return (
+            "is not kept in this form; report the reply with the prompt's usage, or send tool_use blocks in `content`"
+        )
     if problem["type"] == "extra_forbidden":
         return "this field is not known; check its spelling"
     if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):

@@ -10,11 +10,14 @@ from memory_service.api import render, schemas
 from memory_service.api.deps import CanonicalRoute, Ctx, NewestFirst, json_response, once
 from memory_service.api.threads import draft
 from memory_service.core.content import check_tools
+from memory_service.core.replies import reply_content
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.services import ingest, prompts
+from memory_service.errors import ReplyOutOfPlace
+from memory_service.services import ingest, prompts, usage
 from memory_service.services.planning import PromptSpec, RecallSpec
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
+from memory_service.store.messages import NewMessage
 from memory_service.store.threads import get_thread
 
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["prompts"])
@@ -88,21 +91,26 @@ async def get_prompt(context: Ctx, thread_id: str, prompt_id: str) -> Response:
 
 @router.post("/threads/{thread_id}/prompts/{prompt_id}/usage", response_model=schemas.UsageAnswer)
 async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schemas.UsageReport) -> Response:
-    """Report the provider's `usage` object as it came, and the reply to append. Repeating it changes nothing."""
-    # A model may answer with nothing at all; then there is nothing to append.
-    drafts = [draft(body.message, "message.")] if body.message and body.message.content != [] else []
-    prepared = await ingest.prepare(context.runtime, drafts, context.now)
+    """Report the provider's `usage` object and the reply to append, both as they came. Repeating it changes nothing;
+    a reply may follow later, with the same usage."""
+    prepared = await ingest.prepare(context.runtime, _reply(body.message), context.now)
 
-    async def effect(session: Session) -> Any:
-        reported = await prompts.report_usage(
-            context.runtime,
-            session,
-            thread_id,
-            prompt_id,
-            body.usage,
-            prepared[0] if prepared else None,
-            context.now,
-        )
+    async def report(session: Session, reply: NewMessage | None) -> Any:
+        reported = await usage.report(context.runtime, session, thread_id, prompt_id, body.usage, reply, context.now)
         return render.usage_report(reported, context.runtime.models)
 
-    return await once(context, effect)
+    try:
+        return await once(context, lambda session: report(session, prepared[0] if prepared else None))
+    except ReplyOutOfPlace:
+        # Nothing of it was kept; the usage is true all the same.
+        async with context.runtime.db.transaction(context.project_id) as session:
+            await report(session, None)
+        raise
+
+
+def _reply(message: schemas.ReplyInput | None) -> list[ingest.Draft]:
+    """A model may answer with nothing at all; then there is nothing to append."""
+    if message is None:
+        return []
+    content = reply_content(dict(message), "message.")
+    return [ingest.Draft("assistant", content, "message.", message.metadata or {})] if content else []

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from memory_service.core.canonical import Raw, loads
 from memory_service.core.pricing import Model, find_model
 from memory_service.core.usage import ReportedUsage
-from memory_service.services.prompts import BuiltPrompt, Reported
+from memory_service.services.prompts import BuiltPrompt
 from memory_service.services.search import SearchHit
+from memory_service.services.usage import Reported
 from memory_service.store.messages import MessageRecord
 from memory_service.store.pages import Page
 from memory_service.store.prompts import EstimateRecord

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -48,11 +49,26 @@ Content = Annotated[
     ),
     Field(description="Text, or content blocks in Anthropic's format; kept byte for byte."),
 ]
+ProviderObjects = Annotated[list[dict[str, Any]], Field(fail_fast=True, description="As OpenAI gives them.")]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class Input(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _kept_role(role: Any) -> Any:
+    if role == "tool":
+        raise ValueError(
+            "must be 'user' or 'assistant'; a tool's result is a user message whose content is "
+            '[{"type": "tool_result", "tool_use_id": "<id of the call>", "content": "<the result>"}]'
+        )
+    if role in ("system", "developer"):
+        raise ValueError("must be 'user' or 'assistant'; such text goes into the `instructions` of the thread")
+    return role
+
+
+Role = Annotated[Literal["user", "assistant"], BeforeValidator(_kept_role)]
 
 
 class Document(Input):
@@ -82,17 +98,37 @@ Documents = Annotated[list[Document], Field(max_length=100)]
 
 
 class MessageInput(Input):
-    role: Literal["user", "assistant"]
+    role: Role
     content: Content
     metadata: Metadata = {}
 
 
 class UserMessageInput(MessageInput):
-    role: Literal["user"]
+    role: Annotated[Literal["user"], BeforeValidator(_kept_role)]
 
 
-class ReplyInput(MessageInput):
+class ReplyInput(Input):
+    """The reply as the provider gave it: Anthropic's message, OpenAI's, or OpenAI's whole chat completion.
+
+    Its text, blocks, refusal and tool calls are kept; what is not named here is ignored.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
     role: Literal["assistant"] = "assistant"
+    content: Content | None = None
+    tool_calls: ProviderObjects | None = None
+    refusal: str | None = None
+    function_call: dict[str, Any] | None = None
+    audio: dict[str, Any] | None = None
+    choices: ProviderObjects | None = None
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ReplyInput:
+        if not self.model_fields_set & {"content", "tool_calls", "refusal", "choices"}:
+            raise ValueError("send the reply's `content` (or OpenAI's `tool_calls`, or the whole answer)")
+        return self
 
 
 class ThreadFields(Input):
@@ -122,7 +158,7 @@ class ForkInput(Input):
 class MessagesCreate(Input):
     """One message (`role`, `content`), or several at once (`messages`): all or none."""
 
-    role: Literal["user", "assistant"] | None = None
+    role: Role | None = None
     content: Content | None = None
     metadata: Metadata | None = None
     messages: Annotated[list[MessageInput], Field(min_length=1, max_length=1_000)] | None = None

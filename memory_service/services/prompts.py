@@ -1,4 +1,4 @@
-"""Prompts: build the next one, rebuild an old one, learn from what the provider reported."""
+"""Prompts: build the next one, rebuild an old one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,23 @@ from typing import Any
 
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.forms import request_digest, to_request
-from memory_service.core.lane import Tail
 from memory_service.core.layout import Layout, StablePart, render_pieces
 from memory_service.core.messages import group_turns, mend
 from memory_service.core.pricing import find_model
 from memory_service.core.request import Request
-from memory_service.core.tokens import TokenCounts
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.core.usage import ReportedUsage
 from memory_service.core.volatile import Volatile
-from memory_service.errors import Conflict
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest
-from memory_service.services.planning import Plan, PromptSpec, plan, prior_estimate, to_message
+from memory_service.services.planning import Plan, PromptSpec, plan, to_message
 from memory_service.store import idempotency
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
 from memory_service.store.idempotency import Answer, IdempotentCall
-from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.messages import NewMessage
 from memory_service.store.prompts import PromptRecord
-from memory_service.store.threads import bump_version, get_thread
+from memory_service.store.threads import get_thread
 
 _PLANNED_WITHOUT_LOCK = 2
 
@@ -48,14 +44,6 @@ class BuiltPrompt:
     request_missing: str | None = None
     usage: str | None = None
     reply_seq: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """The answer to a usage report."""
-
-    prompt: BuiltPrompt
-    reply: MessageRecord | None
 
 
 async def build(
@@ -279,63 +267,3 @@ def show_stored(thread_id: str, record: PromptRecord) -> BuiltPrompt:
         usage=record.usage,
         reply_seq=record.reply_seq,
     )
-
-
-async def report_usage(
-    runtime: Runtime,
-    session: Session,
-    thread_id: str,
-    prompt_id: str,
-    usage: Mapping[str, Any],
-    reply: NewMessage | None,
-    now: datetime,
-) -> Reported:
-    """Take what the provider reported for a prompt: mark it sent, append the reply, teach the token estimate.
-
-    A second report that says the same changes nothing; one that says something else is a Conflict. Raises NotFound,
-    InvalidInput, InvalidMessage.
-    """
-    reported = ReportedUsage.parse(usage)
-    thread = await get_thread(session, thread_id, lock=True)
-    record = await prompt_store.get_prompt(session, thread.pk, prompt_id)
-    verbatim = dumps(usage)
-    if record.usage is not None:
-        return await _reported_before(session, thread_id, record, verbatim)
-    appended = await ingest.append(session, thread, [reply], ["message."]) if reply else []
-    await prompt_store.mark_sent(session, record, verbatim, appended[0].seq if appended else None, now)
-    facts = json.loads(record.plan)["rebuild"]
-    await _learn(session, runtime, facts, reported, now)
-    lane = await prompt_store.get_lane(session, thread.pk, record.lane_key)
-    if lane is not None:
-        sent = lane.after_sent(Tail(**facts["tail"]) if facts["tail"] else None)
-        await prompt_store.save_lane(session, thread.pk, record.lane_key, sent, now)
-    if not appended:
-        await bump_version(session, thread.pk)
-    fresh = await prompt_store.get_prompt(session, thread.pk, prompt_id)
-    return Reported(show_stored(thread_id, fresh), appended[0] if appended else None)
-
-
-async def _reported_before(session: Session, thread_id: str, record: PromptRecord, verbatim: str) -> Reported:
-    if record.usage != verbatim:
-        raise Conflict(
-            "Another usage was reported for this prompt before; build a prompt for each request that is sent.",
-            code="usage_already_reported",
-        )
-    reply = None
-    if record.reply_seq is not None:
-        found = await message_store.with_seqs(session, [record.thread_pk], [record.reply_seq])
-        reply = found[0] if found else None
-    return Reported(show_stored(thread_id, record), reply)
-
-
-async def _learn(
-    session: Session, runtime: Runtime, facts: Mapping[str, Any], reported: ReportedUsage, now: datetime
-) -> None:
-    """Teach the estimate of the prompt's model. The echo provider reports predictions, from which nothing is learnt."""
-    provider, name = facts["provider"], facts["model"]
-    if provider == "echo" or reported.input_tokens <= 0:
-        return
-    held = await prompt_store.get_estimate(session, provider, name, lock=True)
-    estimate = held or prior_estimate(find_model(runtime.models, provider, name))
-    learnt = estimate.observe(TokenCounts(**facts["counts"]), reported.input_tokens)
-    await prompt_store.save_estimate(session, provider, name, learnt, now)

@@ -196,6 +196,12 @@ async def mark_sent(
     )
 
 
+async def set_reply(session: AsyncSession, prompt: PromptRecord, reply_seq: int) -> None:
+    await session.execute(
+        text("UPDATE prompts SET reply_seq = :reply_seq WHERE pk = :pk"), {"pk": prompt.pk, "reply_seq": reply_seq}
+    )
+
+
 async def get_estimate(session: AsyncSession, provider: str, model: str, *, lock: bool = False) -> TokenEstimate | None:
     state = await session.scalar(
         text(

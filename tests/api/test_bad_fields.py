@@ -195,17 +195,42 @@ def test_usage(api: httpx2.Client, unchanged: Unchanged, usage: Any, field: str,
         refused(answer, 422, "invalid_request", field=field, says=says)
 
 
+def _call(arguments: Any = "{}", **fields: Any) -> dict[str, Any]:
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [{**call, **fields}]}
+
+
+ARGUMENTS = "message.tool_calls[0].function.arguments"
+BAD_REPLIES: list[tuple[Any, str, str]] = [
+    ({"role": "user", "content": "x"}, "message.role", "'assistant'"),
+    ({"content": [{"type": "text"}]}, "message.content[0].text", "must be a string"),
+    ({"role": "assistant", "output": []}, "message", "send the reply's `content`"),
+    (_call('{"city": '), ARGUMENTS, "is not JSON, so this call cannot be replayed: Not valid JSON: Expecting value"),
+    (_call('{"n": NaN}'), ARGUMENTS, "NaN"),
+    (_call("[1]"), ARGUMENTS, "must be a JSON object"),
+    (_call('{"a": "\\u0000"}'), "message.content[0].input.a", "U+0000"),
+    (_call(id=""), "message.tool_calls[0].id", "non-empty"),
+    (_call(function={"arguments": "{}"}), "message.tool_calls[0].function.name", "non-empty"),
+    (_call(type="custom", function=None, custom={}), "message.tool_calls[0].function", "only calls of functions"),
+    ({"content": None, "function_call": {"name": "f"}}, "message.function_call", "`tool_calls`"),
+    ({"content": None, "audio": {"transcript": "hi"}}, "message.audio", "transcript"),
+    ({"choices": []}, "message.choices", "must be a list of one"),
+    ({"choices": [{"message": {}}] * 2}, "message.choices", "the message you go on with"),
+    ({"choices": [{"delta": {}}]}, "message.choices[0].message", "of a stream"),
+    ({"choices": [{"message": {"role": "user", "content": "x"}}]}, "message.choices[0].message.role", "'assistant'"),
+    ({"choices": [{"message": {"content": 1}}]}, "message.choices[0].message.content", "a string, a list"),
+    ({"choices": [{"message": {"tool_calls": {}}}]}, "message.choices[0].message.tool_calls", "must be a list"),
+]
+
+
 def test_usage_with_a_bad_reply(api: httpx2.Client, unchanged: Unchanged) -> None:
     thread = new_thread(api, ("user", "hello"))
     prompt = ok(build(api, thread["id"]), 201)
     path = f"/v1/threads/{thread['id']}/prompts/{prompt['id']}/usage"
     usage = {"input_tokens": 10, "output_tokens": 1}
     with unchanged():
-        refused(
-            api.post(path, json={"usage": usage, "message": {"content": " "}}), 422, field="message.content[0].text"
-        )
-        reply = {"role": "user", "content": "x"}
-        refused(api.post(path, json={"usage": usage, "message": reply}), 422, field="message.role")
+        for reply, field, says in BAD_REPLIES:
+            refused(api.post(path, json={"usage": usage, "message": reply}), 422, field=field, says=says)
     # A number that nobody asked for is kept as it is spelled.
     body = b'{"usage": {"input_tokens": 10, "extra": %b}}' % (b"9" * 5_000)
     reported = api.post(path, content=body, headers={"content-type": "application/json"})

@@ -98,12 +98,12 @@ def test_good_answers(served_schema: BaseSchema, api: httpx2.Client, ids: dict[s
         "truncation_strategy": {"type": "last_messages", "last_messages": 2},
     }
     for method, path, body, status in (
+        ("POST", f"{thread}/prompts{prompt}/usage", {"usage": {"input_tokens": 9}, "message": {"content": "so"}}, 200),
         ("POST", f"{thread}/messages", {"messages": [user, user]}, 201),
         ("PATCH", f"{thread}/messages{message}", {"content": content, "metadata": {"a": "b"}}, 200),
         ("POST", f"{thread}/prompts", {**full, "dry_run": True}, 200),
         ("POST", f"{thread}/prompts", {"model": "unheard-of", "cache": False}, 201),
         ("POST", f"{thread}/prompts", full, 201),
-        ("POST", f"{thread}/prompts{prompt}/usage", {"usage": {"input_tokens": 9}, "message": {"content": "so"}}, 200),
         ("GET", f"{thread}/prompts", None, 200),
         ("GET", f"{thread}/prompts{prompt}", None, 200),
         ("GET", f"{thread}/search?q=zebra", None, 200),

@@ -259,34 +259,6 @@ def test_deletion_erases_the_text_everywhere(api: httpx2.Client, long_thread: di
     assert ok(api.get(f"{path}/search", params={"q": "SECRET"}))["data"] == []
 
 
-def test_usage_reports(api: httpx2.Client, unchanged: Unchanged) -> None:
-    thread = new_thread(api, ("user", "hi"))
-    prompt = ok(build(api, thread["id"]), 201)
-    path = f"/v1/threads/{thread['id']}/prompts/{prompt['id']}"
-    usage = {"input_tokens": 20, "cache_read_input_tokens": 5, "output_tokens": 3, "service_tier": "standard"}
-    body = {"usage": usage, "message": {"role": "assistant", "content": "hello", "metadata": {"k": "v"}}}
-    answer = ok(api.post(f"{path}/usage", json=body))
-    assert answer["usage"] == usage
-    reported = answer["reported"]
-    assert (reported["cache_read_tokens"], reported["uncached_tokens"], reported["output_tokens"]) == (5, 20, 3)
-    assert answer["message"] == messages_of(api, thread["id"])[1]
-    shown = ok(api.get(path))
-    assert (shown["status"], shown["usage"], shown["reported"]) == ("sent", usage, reported)
-    with unchanged():
-        assert ok(api.post(f"{path}/usage", json=body)) == answer
-        other = {"usage": {**usage, "output_tokens": 4}}
-        refused(api.post(f"{path}/usage", json=other), 409, "usage_already_reported")
-    assert len(messages_of(api, thread["id"])) == 2
-
-
-def test_a_reply_of_nothing_is_not_appended(api: httpx2.Client) -> None:
-    thread = new_thread(api, ("user", "hi"))
-    prompt = ok(build(api, thread["id"]), 201)
-    body = {"usage": {"input_tokens": 5}, "message": {"content": []}}
-    assert ok(api.post(f"/v1/threads/{thread['id']}/prompts/{prompt['id']}/usage", json=body))["message"] is None
-    assert len(messages_of(api, thread["id"])) == 1
-
-
 def test_defaults_of_assistant_and_thread(api: httpx2.Client) -> None:
     """What the request leaves open the thread decides, then the assistant."""
     defaults = {"max_prompt_tokens": 5_000, "max_output_tokens": 77, "recall": {"max_tokens": 200}}

@@ -38,6 +38,7 @@ def page(*data: dict[str, Any], has_more: bool = False) -> Answer:
 def hit(seq: int = 1) -> dict[str, Any]:
     return {
         "message_id": f"msg_{seq}",
+        "thread_id": "thread_1",
         "seq": seq,
         "role": "user",
         "score": 0.5,

@@ -13,7 +13,9 @@ import pytest
 from anthropic import Anthropic, BaseModel
 from anthropic.types import Message as AnthropicMessage
 from anthropic.types import TextBlock, ThinkingBlock, ToolUseBlock, Usage
-from openai.types.chat import ChatCompletionMessage
+from memory_client import Message
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
 from .answers import PROMPT, message, page
 from .driver import Driver
@@ -95,6 +97,41 @@ def test_several_messages_at_once(driver: Driver, peer: Peer) -> None:
     assert body == {"messages": [several[0], {"role": "assistant", "content": [{"type": "text", "text": "Hi"}]}]}
 
 
+USER_BLOCKS = [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "7 °C"}, BLOCKS[1]]
+USER_BLOCKS_AS_SENT = [USER_BLOCKS[0], BLOCKS_AS_SENT[1]]
+
+
+@pytest.mark.parametrize(
+    ("given", "content"),
+    [
+        ("Hello", "Hello"),
+        (USER_BLOCKS, USER_BLOCKS_AS_SENT),
+        (tuple(USER_BLOCKS), USER_BLOCKS_AS_SENT),
+        ({"role": "user", "content": "Hello"}, "Hello"),
+        ({"role": "user", "content": USER_BLOCKS}, USER_BLOCKS_AS_SENT),
+        (SimpleNamespace(role="user", content=USER_BLOCKS), USER_BLOCKS_AS_SENT),
+    ],
+)
+def test_a_user_message_in_every_form(driver: Driver, peer: Peer, given: Any, content: Any) -> None:
+    peer.plays(Answer(PROMPT, 201), APPENDED, APPENDED)
+    driver.run(lambda client: client.threads.prompts.build("thread_1", message=given))
+    driver.run(lambda client: client.threads.messages.append("thread_1", "user", given))
+    driver.run(lambda client: client.threads.messages.append("thread_1", "user", given, metadata={"a": "b"}))
+    to_build, to_append, with_metadata = (request.json for request in peer.received)
+    assert to_build == {"message": {"role": "user", "content": content}}
+    assert to_append == {"role": "user", "content": content}
+    assert with_metadata == {"role": "user", "content": content, "metadata": {"a": "b"}}
+
+
+def test_a_message_brings_its_role(driver: Driver, peer: Peer) -> None:
+    answer = AnthropicMessage.model_validate({**REPLY, "content": REPLY["content"][:1]})
+    body = sent(driver, peer, lambda client: client.threads.messages.append("thread_1", content=answer))
+    assert body == {"role": "assistant", "content": [{"type": "text", "text": "Hi"}]}
+    stored = Message.from_json(message(2, "user"))
+    body = sent(driver, peer, lambda client: client.threads.messages.append("thread_1", content=stored))
+    assert body == {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
+
+
 def test_objects_that_know_to_dict(driver: Driver, peer: Peer) -> None:
     @dataclass
     class Block:
@@ -118,6 +155,11 @@ def test_objects_that_know_to_dict(driver: Driver, peer: Peer) -> None:
         {"role": "user", "content": "Hello", "messages": []},
         {"messages": [], "metadata": {}},
         {"messages": ["Hello"]},
+        {"messages": [BLOCKS]},
+        {"messages": [object()]},
+        {"role": "user", "content": {"role": "assistant", "content": "Hello"}},
+        {"content": {"type": "text", "text": "Hello"}},
+        {"role": "assistant", "content": WITH_TOOL_CALLS},
         {"role": "user", "content": [object()]},
         {"role": "user", "content": [TextBlock]},
         {"messages": [SimpleNamespace(role="assistant", content=None)]},
@@ -160,3 +202,59 @@ def test_usage_as_a_dict_is_reported_verbatim(driver: Driver, peer: Peer) -> Non
     peer.plays(Answer({}, 201))
     driver.run(lambda client: client.threads.prompts.report_usage("thread_1", "prompt_1", usage=usage, message="Hi"))
     assert peer.only_request.json == {"usage": usage, "message": {"role": "assistant", "content": "Hi"}}
+
+
+COMPLETION = ChatCompletion.model_validate(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "finish_reason": "tool_calls", "message": WITH_TOOL_CALLS.model_dump()}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
+    }
+)
+CALLS = WITH_TOOL_CALLS.model_dump(exclude_none=True)["tool_calls"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "as_sent"),
+    [
+        ("Hi", {"role": "assistant", "content": "Hi"}),
+        (BLOCKS, {"role": "assistant", "content": BLOCKS_AS_SENT}),
+        (WITH_TOOL_CALLS, {"role": "assistant", "content": "x", "tool_calls": CALLS}),
+        (
+            ChatCompletionMessage(role="assistant", content=None, refusal="No."),
+            {"role": "assistant", "content": None, "refusal": "No."},
+        ),
+        (ChatCompletionMessage(role="assistant", content=None), {"role": "assistant", "content": None}),
+        (
+            COMPLETION,
+            {
+                "choices": [
+                    {
+                        "index": 0,
+                        "finish_reason": "tool_calls",
+                        "message": {"role": "assistant", "content": "x", "tool_calls": CALLS},
+                    }
+                ]
+            },
+        ),
+        (COMPLETION.model_dump(mode="json"), COMPLETION.model_dump(mode="json")),
+        (REPLY, REPLY),
+    ],
+)
+def test_a_reply_in_every_form(driver: Driver, peer: Peer, reply: Any, as_sent: Any) -> None:
+    peer.plays(Answer({}))
+    usage = CompletionUsage(prompt_tokens=9, completion_tokens=2, total_tokens=11)
+    driver.run(lambda client: client.threads.prompts.report_usage("thread_1", "prompt_1", usage=usage, message=reply))
+    assert peer.only_request.json == {
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
+        "message": as_sent,
+    }
+
+
+def test_what_is_no_reply_is_not_sent(driver: Driver, peer: Peer) -> None:
+    with pytest.raises(TypeError, match="a reply is"):
+        driver.run(lambda client: client.threads.prompts.report_usage("t", "p", usage={}, message=object()))
+    assert not peer.received

@@ -244,7 +244,7 @@ def test_health(driver: Driver, peer: Peer) -> None:
     peer.plays(Answer({"status": "ok", "version": "0.1.0"}))
     health = driver.run(lambda client: client.health())
     assert peer.only_request.path == "/healthz"
-    assert (health.status, health.raw["version"]) == ("ok", "0.1.0")
+    assert (health.status, health.version) == ("ok", "0.1.0")
 
 
 def test_methods_can_be_asked_for_help(driver: Driver) -> None:

@@ -85,7 +85,10 @@ class CachePrediction(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class CacheBreakpoint(Model):
-    position: Any = None
+    """A mark behind the assistant's part, the system part, or a message (`seq`)."""
+
+    position: str | None = None
+    seq: int | None = None
     ttl: str | None = None
     tokens_before: int | None = None
 
@@ -132,8 +135,33 @@ class PrefixBreak(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repair(Model):
+    """Something the prompt says that the thread does not, so that a provider accepts it."""
+
+    seq: int
+    reason: str
+    tool_use_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedUsage(Model):
+    """What the provider reported, in the words of `CachePrediction`: `cost_usd` is the input's."""
+
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    uncached_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+    output_usd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt(Model):
-    """`request` is what the provider's SDK takes: `anthropic.messages.create(**prompt.request)`."""
+    """`request` is what the provider's SDK takes: `anthropic.messages.create(**prompt.request)`.
+
+    It is empty in a list, and when a message it held was deleted since (`request_missing` says so). `usage` and
+    `reported` are there once the usage was reported.
+    """
 
     id: str = ""
     """Empty for a dry run the server kept nothing of."""
@@ -151,7 +179,12 @@ class Prompt(Model):
     omitted: list[Omitted] = field(default_factory=list)
     breaks: list[PrefixBreak] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
     prefix_digest: str | None = None
+    request_digest: str | None = None
+    request_missing: str | None = None
+    usage: dict[str, Any] | None = None
+    reported: ReportedUsage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +192,10 @@ class UsageReport(Model):
     """What the server noted of a usage report; `message` is the appended reply, if one was given."""
 
     prompt_id: str | None = None
+    thread_id: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
+    reported: ReportedUsage | None = None
+    prediction: CachePrediction = field(default_factory=lambda: CachePrediction(raw={}))
     message: Message | None = None
 
 
@@ -169,6 +205,7 @@ class SearchHit(Model):
     seq: int
     role: str
     score: float
+    thread_id: str = ""
     why: Any = None
     """`{"words": …, "neighbours": …, "vector": …}`: what led to it; without a word of its own it came by its neighbours."""
     excerpt: str | None = None
@@ -177,16 +214,19 @@ class SearchHit(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport(Model):
-    """`raw` holds every count. An id that was taken got a fresh one."""
+    """An id that was taken got a fresh one; `renamed` says which. `skipped` messages were there already."""
 
+    assistants: int = 0
     threads: int = 0
     messages: int = 0
+    skipped: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health(Model):
     status: str
+    version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

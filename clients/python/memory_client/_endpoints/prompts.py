@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from memory_client._encode import (
+    Content,
     JSONObject,
     MessageInput,
+    Reply,
     SupportsModelDump,
     SupportsToDict,
-    optional_message,
+    reply,
+    user_message,
 )
 from memory_client._endpoints._paging import Order, page_query
 from memory_client._request import Request, api_path, get, post
@@ -25,7 +28,7 @@ def build(
     truncation_strategy: Mapping[str, Any] | None = None,
     recall: Mapping[str, Any] | Literal[False] | None = None,
     context: Sequence[JSONObject] | None = None,
-    message: MessageInput | None = None,
+    message: MessageInput | Content | None = None,
     tools: Sequence[JSONObject] | None = None,
     cache: Mapping[str, Any] | Literal[False] | None = None,
     dry_run: bool | None = None,
@@ -34,7 +37,7 @@ def build(
 ) -> Request[Prompt]:
     """Build the next prompt of a thread that ends with a user message, or brings one in `message`.
 
-    `message` is appended first, in the same transaction (a string is a user message). `context` is put next
+    `message` is appended first, in the same transaction (a string or blocks: a user message). `context` is put next
     to it, for this turn only. `max_prompt_tokens` bounds this one request. `recall` is
     `{"max_tokens": …, "query": …}`, `cache` is `{"ttl": "auto" | "5m" | "1h"}`; False turns either off.
     `dry_run` plans and stores nothing. `refresh` replaces the recall and context of a turn already under way.
@@ -49,7 +52,7 @@ def build(
         "truncation_strategy": truncation_strategy,
         "recall": recall,
         "context": context,
-        "message": optional_message(message, role="user"),
+        "message": user_message(message),
         "tools": tools,
         "cache": cache,
         "dry_run": dry_run,
@@ -81,13 +84,15 @@ def report_usage(
     prompt_id: str,
     *,
     usage: Mapping[str, Any] | SupportsModelDump | SupportsToDict,
-    message: MessageInput | None = None,
+    message: Reply | None = None,
     idempotency_key: str | None = None,
 ) -> Request[UsageReport]:
     """Report the usage the provider states (`usage=response.usage`); append the reply (`message=response`).
 
-    `message` is an SDK's answer, a dict with role and content, or a string (an assistant message).
+    `message` is Anthropic's message or OpenAI's chat completion (or the message in it), as an object or as a dict; or
+    its content: a string, or a list of blocks. OpenAI's tool calls are kept as tool_use blocks. The reply is in the
+    thread then: do not append it once more. It may also follow later, reported with the same usage.
     """
-    body = {"usage": usage, "message": optional_message(message, role="assistant")}
+    body = {"usage": usage, "message": reply(message)}
     path = api_path("threads", thread_id, "prompts", prompt_id, "usage")
     return post(path, UsageReport.from_json, body, idempotency_key)

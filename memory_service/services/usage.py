@@ -1,0 +1,166 @@
+"""What a provider reported for a prompt: its usage, once, and the reply, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from memory_service.core.canonical import dumps, loads
+from memory_service.core.lane import Tail
+from memory_service.core.pricing import find_model
+from memory_service.core.tokens import TokenCounts
+from memory_service.core.usage import ReportedUsage
+from memory_service.errors import Conflict, ReplyOutOfPlace
+from memory_service.runtime import Runtime
+from memory_service.services import ingest
+from memory_service.services.planning import prior_estimate
+from memory_service.services.prompts import BuiltPrompt, show_stored
+from memory_service.store import messages as message_store
+from memory_service.store import prompts as prompt_store
+from memory_service.store.db import Session
+from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.prompts import PromptRecord
+from memory_service.store.threads import ThreadRecord, bump_version, get_thread
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The answer to a usage report."""
+
+    prompt: BuiltPrompt
+    reply: MessageRecord | None
+
+
+async def report(
+    runtime: Runtime,
+    session: Session,
+    thread_id: str,
+    prompt_id: str,
+    usage: Mapping[str, Any],
+    reply: NewMessage | None,
+    now: datetime,
+) -> Reported:
+    """Take what the provider reported for a prompt: mark it sent, append the reply, teach the token estimate.
+
+    The same report again changes nothing, except that a reply may still come when none came before; another usage or
+    another reply is a Conflict. ReplyOutOfPlace says that the usage alone would be taken. Raises NotFound, InvalidInput,
+    InvalidMessage.
+    """
+    reported = ReportedUsage.parse(usage)
+    thread = await get_thread(session, thread_id, lock=True)
+    record = await prompt_store.get_prompt(session, thread.pk, prompt_id)
+    kept = await _reply_of(session, record)
+    if record.usage is not None:
+        await _check_same(session, record, usage, kept, reply)
+    appended = reply is not None and record.reply_seq is None
+    if reply is not None and appended:
+        kept = await _append(session, thread, record, reply)
+    if record.usage is None:
+        await prompt_store.mark_sent(session, record, dumps(usage), kept.seq if kept else None, now)
+        await _learn(session, runtime, thread, record, reported, now)
+        if not appended:
+            await bump_version(session, thread.pk)
+    elif kept and appended:
+        await prompt_store.set_reply(session, record, kept.seq)
+    return Reported(show_stored(thread_id, await prompt_store.get_prompt(session, thread.pk, prompt_id)), kept)
+
+
+async def _reply_of(session: Session, record: PromptRecord) -> MessageRecord | None:
+    if record.reply_seq is None:
+        return None
+    found = await message_store.with_seqs(session, [record.thread_pk], [record.reply_seq])
+    return found[0] if found else None
+
+
+async def _check_same(
+    session: Session,
+    record: PromptRecord,
+    usage: Mapping[str, Any],
+    kept: MessageRecord | None,
+    reply: NewMessage | None,
+) -> None:
+    """Refuse a second report that contradicts the first."""
+    assert record.usage
+    other_usage = loads(record.usage) != usage
+    other_reply = (
+        reply is not None and kept is not None and await _first_content(session, record, kept) != reply.content
+    )
+    if other_usage:
+        both = "`usage` and `message` differ" if other_reply else "`usage` differs"
+        raise Conflict(
+            f"{both} from what was reported for this prompt before; build a prompt for each request that is sent. To add "
+            "a reply, send it with the usage that was reported first.",
+            code="usage_already_reported",
+            field="usage",
+        )
+    if other_reply and kept:
+        raise Conflict(
+            f"`message` differs from the reply that was reported for this prompt before ({kept.id}); its `usage` is the "
+            "same. Edit that message to change it, or build a prompt for each request that is sent.",
+            code="reply_already_reported",
+            field="message",
+            message_id=kept.id,
+        )
+    if reply is not None and record.reply_seq is not None and kept is None:
+        raise Conflict(
+            "The reply that was reported for this prompt (`message`) was deleted since; to have it back, append it to "
+            "the thread.",
+            code="reply_deleted",
+            field="message",
+        )
+
+
+async def _first_content(session: Session, record: PromptRecord, kept: MessageRecord) -> str:
+    """What the reply said when it was reported, whatever was edited since."""
+    revisions = await message_store.revisions_at(session, record.thread_pk, record.thread_version)
+    return revisions.get(kept.seq, kept.content)
+
+
+async def _append(session: Session, thread: ThreadRecord, record: PromptRecord, reply: NewMessage) -> MessageRecord:
+    """A reply stands behind what it answers, or it would seem to answer something else: `seq` cannot be shifted."""
+    last_seq = json.loads(record.plan)["rebuild"]["last_seq"]
+    if thread.last_seq > last_seq:
+        newer = await message_store.first_user_message(session, thread.pk, after_seq=last_seq)
+        if newer:
+            raise ReplyOutOfPlace(
+                f"`message` was not appended: user message {newer.id} was appended after this prompt was built, and the "
+                "reply would seem to answer that one. The usage is noted. Leave the reply out, or append it to the "
+                "thread yourself, or delete the newer user messages, report the same again, and append them anew.",
+                field="message",
+                message_id=newer.id,
+            )
+    (appended,) = await ingest.append(session, thread, [reply], ["message."])
+    return appended
+
+
+async def _learn(
+    session: Session,
+    runtime: Runtime,
+    thread: ThreadRecord,
+    record: PromptRecord,
+    reported: ReportedUsage,
+    now: datetime,
+) -> None:
+    """What the first report teaches: the model's token estimate, and what the provider's prompt cache holds."""
+    facts = json.loads(record.plan)["rebuild"]
+    await _teach_estimate(session, runtime, facts, reported, now)
+    lane = await prompt_store.get_lane(session, thread.pk, record.lane_key)
+    if lane is not None:
+        sent = lane.after_sent(Tail(**facts["tail"]) if facts["tail"] else None)
+        await prompt_store.save_lane(session, thread.pk, record.lane_key, sent, now)
+
+
+async def _teach_estimate(
+    session: Session, runtime: Runtime, facts: Mapping[str, Any], reported: ReportedUsage, now: datetime
+) -> None:
+    """The echo provider reports predictions, from which nothing is learnt."""
+    provider, name = facts["provider"], facts["model"]
+    if provider == "echo" or reported.input_tokens <= 0:
+        return
+    held = await prompt_store.get_estimate(session, provider, name, lock=True)
+    estimate = held or prior_estimate(find_model(runtime.models, provider, name))
+    learnt = estimate.observe(TokenCounts(**facts["counts"]), reported.input_tokens)
+    await prompt_store.save_estimate(session, provider, name, learnt, now)
