@@ -54,7 +54,7 @@ class CanonicalRoute(APIRoute):
 
         async def with_canonical_request(request: Request) -> Response:
             canonical = CanonicalRequest(request.scope, request.receive)
-            project_id = await _authenticate(canonical)
+            project_id = await authenticate(canonical)
             canonical.state.project_id = canonical.scope["memory.project_id"] = project_id
             if self.body_field is not None and await canonical.body():
                 _check_is_json(canonical)
@@ -64,7 +64,8 @@ class CanonicalRoute(APIRoute):
         return with_canonical_request
 
 
-async def _authenticate(request: Request) -> int:
+async def authenticate(request: Request) -> int:
+    """The project of the request's key. Raises Unauthenticated."""
     runtime: Runtime = request.app.state.runtime
     project_id = await projects.authenticate(runtime.db, _api_key(request))
     if project_id is None:

@@ -14,7 +14,7 @@ from memory_service.api.errors import error_response, internal_error, status_of
 from memory_service.api.intake import Intake
 from memory_service.errors import MemoryServiceError, PayloadTooLarge, Unavailable
 from memory_service.runtime import new_id
-from memory_service.telemetry import logger
+from memory_service.telemetry import logger, metrics
 
 # A client that is still sending would see a broken connection instead of the answer, so a moderate excess is read.
 _DRAINED_TIMES_LIMIT = 4
@@ -55,7 +55,7 @@ class Edge:
             if exchange.status == 0:
                 await internal_error(exchange.request_id)(scope, receive, exchange.send)
         finally:
-            exchange.log()
+            exchange.finish()
 
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
         limit = self._max_import_bytes if scope["path"].endswith("/import") else self._max_body_bytes
@@ -93,14 +93,19 @@ class _Exchange:
         answer = error_response(self.request_id, status_of(error), error.code, error.message, error.details)
         await answer(self._scope, receive, self.send)
 
-    def log(self) -> None:
+    def finish(self) -> None:
+        """Count it, and log it."""
+        # Any word may stand there; only those that HTTP knows are repeated.
+        method = self._scope["method"] if self._scope["method"] in METHODS else "other"
+        route = getattr(self._scope.get("route"), "path", None)
+        milliseconds = self._milliseconds()
+        metrics.count_request(route, method, self.status, milliseconds / 1000)
         fields = {
             "request_id": self.request_id,
-            # Any word may stand there; only those that HTTP knows are repeated.
-            "method": self._scope["method"] if self._scope["method"] in METHODS else "other",
-            "route": getattr(self._scope.get("route"), "path", None),
+            "method": method,
+            "route": route,
             "status": self.status,
-            "duration_ms": round(self._milliseconds(), 2),
+            "duration_ms": round(milliseconds, 2),
             "project": self._scope.get("memory.project_id"),
         }
         logger.log(logging.WARNING if self.status >= 500 else logging.INFO, "request", extra={"fields": fields})

@@ -1,17 +1,21 @@
-"""Is it alive, is it ready."""
+"""Is it alive, is it ready, how is it doing."""
 
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from memory_service import __version__
 from memory_service.api import schemas
+from memory_service.api.deps import authenticate
 from memory_service.errors import DatabaseNotReady, Unavailable
 from memory_service.runtime import Runtime
 from memory_service.store.migrate import head_revision
+from memory_service.telemetry import metrics
 
 router = APIRouter(tags=["system"])
 _DATABASE_SECONDS = 5
@@ -36,3 +40,35 @@ async def readyz(request: Request) -> Any:
     except TimeoutError:
         raise DatabaseNotReady(f"The database has not answered for {_DATABASE_SECONDS} seconds.") from None
     return {"status": "ok", "version": __version__}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def get_metrics(request: Request) -> Response:
+    """For Prometheus. From this machine it needs no key, from elsewhere any that is valid."""
+    if not _is_local(request):
+        await authenticate(request)
+    await _observe(request.app.state.runtime, request.app.state.intake.in_flight)
+    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+
+def _is_local(request: Request) -> bool:
+    # Behind a proxy that says for whom it asks, this is whom it asks for.
+    try:
+        return request.client is not None and ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _observe(runtime: Runtime, in_flight: int) -> None:
+    """Read what is not counted as it happens."""
+    metrics.REQUESTS_IN_FLIGHT.set(in_flight)
+    for pool, usage in (("app", runtime.db.usage), ("worker", runtime.worker_db.usage)):
+        metrics.CONNECTIONS.labels(pool).set(usage.size)
+        metrics.CONNECTIONS_IN_USE.labels(pool).set(usage.in_use)
+        metrics.CONNECTIONS_WAITING.labels(pool).set(usage.waiting)
+    try:
+        async with asyncio.timeout(_DATABASE_SECONDS):
+            await runtime.worker_db.ping()
+        metrics.DATABASE_UP.set(1)
+    except (TimeoutError, Unavailable):
+        metrics.DATABASE_UP.set(0)

@@ -18,6 +18,7 @@ from typing import Literal
 from memory_service.core.messages import Tail, extend_tail
 from memory_service.errors import Conflict, InvalidInput, InvalidMessage, MemoryServiceError, NotFound
 from memory_service.runtime import Runtime, new_id
+from memory_service.services.ingest import note_appended
 from memory_service.services.lines import (
     AssistantLine,
     Part,
@@ -243,6 +244,7 @@ class Import:
             additions.append(Addition(record.pk, placed, tail))
         if additions:
             written = await message_store.append(session, additions)
+            note_appended(session, written)
             self.report.messages += len(written)
 
     async def _missing(

@@ -25,9 +25,10 @@ from memory_service.providers.base import TextCounter
 from memory_service.runtime import Runtime, new_id
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
-from memory_service.store.db import Session
+from memory_service.store.db import Session, on_commit
 from memory_service.store.messages import Addition, MessageRecord, NewMessage, Placed
 from memory_service.store.threads import ThreadRecord
+from memory_service.telemetry import metrics
 
 MAX_MESSAGES_PER_APPEND = 1_000
 
@@ -111,7 +112,14 @@ async def append(
             raise InvalidMessage(f"`{field}seq` is {given}, but the message before has {seq}.", field=f"{field}seq")
         seq = given if given is not None else seq + 1
         placed.append((seq, message, index_entry(seq, message.text)))
-    return await message_store.append(session, [Addition(thread.pk, placed, tail)])
+    records = await message_store.append(session, [Addition(thread.pk, placed, tail)])
+    note_appended(session, records)
+    return records
+
+
+def note_appended(session: Session, records: Sequence[MessageRecord]) -> None:
+    tokens = sum(record.token_count for record in records)
+    on_commit(session, lambda: metrics.count_appended(len(records), tokens))
 
 
 async def edit(

@@ -22,13 +22,16 @@ from memory_service.services.planning import Plan, PromptSpec, plan, to_message
 from memory_service.store import idempotency
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
-from memory_service.store.db import Session
+from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import NewMessage
 from memory_service.store.prompts import PromptRecord
 from memory_service.store.threads import get_thread
+from memory_service.telemetry import metrics
 
 _PLANNED_WITHOUT_LOCK = 2
+# Those that add up.
+_SECTIONS = ("system", "tools", "summary", "window", "recall", "volatile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,15 @@ async def _store(
     if call:
         # The id is answer enough: the prompt is rebuilt from it, and storing requests would grow quadratically.
         await idempotency.record(session, call, Answer(201, shown.id), now)
+    on_commit(session, lambda: _count(planned))
     return shown
+
+
+def _count(planned: Plan) -> None:
+    sections = asdict(planned.prompt.tokens)
+    metrics.count_prompt(planned.request.provider, {name: sections[name] for name in _SECTIONS})
+    predicted = planned.prompt.prediction
+    metrics.PREDICTED.count(predicted.cache_read_tokens, predicted.cache_write_tokens, predicted.uncached_tokens)
 
 
 def _rebuild_facts(planned: Plan) -> dict[str, Any]:

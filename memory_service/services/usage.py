@@ -20,10 +20,11 @@ from memory_service.services.planning import prior_estimate
 from memory_service.services.prompts import BuiltPrompt, show_stored
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
-from memory_service.store.db import Session
+from memory_service.store.db import Session, on_commit
 from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.prompts import PromptRecord
 from memory_service.store.threads import ThreadRecord, bump_version, get_thread
+from memory_service.telemetry import metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,16 @@ async def report(
     if record.usage is None:
         await prompt_store.mark_sent(session, record, dumps(usage), kept.seq if kept else None, now)
         await _learn(session, runtime, thread, record, reported, now)
+        on_commit(session, lambda: _count(reported))
         if not appended:
             await bump_version(session, thread.pk)
     elif kept and appended:
         await prompt_store.set_reply(session, record, kept.seq)
     return Reported(show_stored(thread_id, await prompt_store.get_prompt(session, thread.pk, prompt_id)), kept)
+
+
+def _count(reported: ReportedUsage) -> None:
+    metrics.REPORTED.count(reported.cache_read_tokens, reported.cache_write_tokens, reported.uncached_tokens)
 
 
 async def _reply_of(session: Session, record: PromptRecord) -> MessageRecord | None:

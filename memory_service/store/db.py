@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from psycopg import AsyncConnection, adapters
@@ -35,6 +36,7 @@ Session = AsyncSession
 
 SCHEMA = "memory"
 ROLES: tuple[Role, ...] = ("memory_app", "memory_worker")
+_NOTES = "on_commit"
 _CONNECT_TIMEOUT_SECONDS = 10
 _POOL_TIMEOUT_SECONDS = 30.0
 #: Execution option: results come as Postgres holds them. A long `bytea` takes three times as long as text, in hexadecimal.
@@ -53,6 +55,20 @@ class InBinary(list[Any]):
 adapters.register_dumper(InBinary, ListBinaryDumper)
 
 
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """Connections at most, those a transaction has, and transactions that wait for one."""
+
+    size: int
+    in_use: int
+    waiting: int
+
+
+def on_commit(session: Session, note: Callable[[], None]) -> None:
+    """Call `note` when what this transaction did is committed."""
+    session.info.setdefault(_NOTES, []).append(note)
+
+
 class Database:
     """A pool of connections acting as one role.
 
@@ -69,6 +85,8 @@ class Database:
         pool_size: int = 10,
         pool_timeout_seconds: float = _POOL_TIMEOUT_SECONDS,
     ) -> None:
+        self._pool_size = pool_size
+        self._sessions = 0  # each has a connection, or waits for one
         self._engine = create_async_engine(
             sqlalchemy_url(url, login=role if login else None),
             isolation_level="AUTOCOMMIT",
@@ -84,6 +102,11 @@ class Database:
             },
         )
         event.listen(self._engine.sync_engine, "before_cursor_execute", _choose_format)
+
+    @property
+    def usage(self) -> PoolUsage:
+        size = self._pool_size
+        return PoolUsage(size, min(self._sessions, size), max(0, self._sessions - size))
 
     @asynccontextmanager
     async def transaction(self, project_id: int | None) -> AsyncIterator[AsyncSession]:
@@ -103,18 +126,32 @@ class Database:
 
     async def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
         """The first value of a statement that is a transaction by itself, in no project. It must be safe to repeat."""
-        with _explained():
+        with _explained(), self._counted():
             return await AsyncSession(self._engine).run_sync(_scalar, statement, parameters)
 
     @asynccontextmanager
     async def _session(self, begin: str, project_id: int | None) -> AsyncIterator[AsyncSession]:
         named = "''" if project_id is None else f"'{project_id:d}'"
-        with _explained():
+        with _explained(), self._counted():
             async with AsyncSession(self._engine, expire_on_commit=False) as session:
                 await session.run_sync(_begin, f"{begin}; SET LOCAL memory.project_id = {named}")
                 session.info["project_id"] = project_id
                 yield session
                 await session.commit()
+                for note in session.info.get(_NOTES, ()):
+                    note()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._sessions += 1
+        try:
+            yield
+        finally:
+            self._sessions -= 1
+
+    async def ping(self) -> None:
+        """Raises Unavailable when the database does not answer."""
+        await self.scalar(text("SELECT 1"), {})
 
     async def check(self, head_revision: str) -> None:
         """Raise DatabaseNotReady, saying what to do, unless this database can be served from."""

@@ -30,7 +30,7 @@ BODIES: dict[Operation, Any] = {
     ("patch", "/v1/assistants/{assistant_id}"): {"instructions": "x"},
     ("post", "/v1/search"): {"q": "hello", "user_id": "u"},
 }
-OPEN = {"/healthz", "/readyz"}
+OPEN = {"/healthz", "/readyz", "/metrics"}
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_without_a_good_key(
     with unchanged(), httpx2.Client(base_url=api.base_url, headers=headers) as stranger:
         for operation in operations:
             if operation[1] in OPEN:
-                ok(send(stranger, operation, ids))
+                assert send(stranger, operation, ids).status_code == 200
                 continue
             error = refused(send(stranger, operation, ids), 401, "unauthenticated")
             assert "memory-service keys create" in error["message"] or "Authorization: Bearer" in error["message"]

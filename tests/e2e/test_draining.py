@@ -52,9 +52,8 @@ class Appends:
         self.thread = httpx2.post(f"{self._url}/v1/threads", headers=self._headers).json()["id"]
         self.holder = psycopg.connect(database_url)
         self.holder.execute("SELECT FROM memory.threads WHERE id = %s FOR UPDATE", [self.thread])
-        self._sending = [threading.Thread(target=self._send, args=(text,)) for text in texts]
-        for sending in self._sending:
-            sending.start()
+        self._sending: list[threading.Thread] = []
+        self.add(*texts)
         with psycopg.connect(database_url, autocommit=True) as watcher:
             pid = self.holder.info.backend_pid
             # Those behind the first wait for it and not for the holder.
@@ -64,6 +63,13 @@ class Appends:
                     UNION SELECT a.pid FROM pg_stat_activity a JOIN behind b ON b.pid = ANY (pg_blocking_pids(a.pid)))
                 SELECT count(*) FROM behind"""
             until(lambda: watcher.execute(waiting, {"pid": pid}).fetchone() == (len(texts),))
+
+    def add(self, *texts: str) -> None:
+        """Send more, without waiting until they wait."""
+        more = [threading.Thread(target=self._send, args=(text,)) for text in texts]
+        for sending in more:
+            sending.start()
+        self._sending += more
 
     def _send(self, text: str) -> None:
         body = {"role": "user", "content": text}
