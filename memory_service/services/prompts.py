@@ -273,7 +273,7 @@ def show_stored(thread_id: str, record: PromptRecord) -> BuiltPrompt:
         thread_id=thread_id,
         status=record.status,
         created_at=record.built_at,
-        explanation={"hints": [], **explanation},
+        explanation={**explanation, "hints": explanation.get("hints", [])},
         request=None,
         usage=record.usage,
         reply_seq=record.reply_seq,
