@@ -1,0 +1,1 @@
+"""The adapters to what others made."""
