@@ -23,7 +23,7 @@ from sqlalchemy.engine import Engine
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.messages import Tail
-from memory_service.core.tokens import TokenCounts
+from memory_service.core.tokens import TokenCounts, TokenEstimate
 from memory_service.store import idempotency, messages, projects, prompts, recall, threads
 from memory_service.store.db import Database, Session
 from memory_service.store.embedded import EmbeddedPostgres
@@ -39,6 +39,7 @@ OTHERS = 20_000
 KEY = "msk_key_500"
 #: Project 1 has the long thread and half of the others. The rest belongs to many, so Postgres takes a project for small.
 PROJECTS = 2_000
+ESTIMATE = dumps(TokenEstimate.prior(1.0).to_json())
 STATE = dumps(Lane(1, 0, 0, "digest").to_json())
 FILL = f"""
 SET session_replication_role = replica; -- the rows are consistent: foreign keys need no checking
@@ -75,7 +76,7 @@ INSERT INTO prompts (thread_pk, project_id, id, lane_key, thread_version, stable
 INSERT INTO stable_texts SELECT pk, 'digest', project_id, '[]' FROM threads;
 INSERT INTO lanes SELECT pk, 'lane_' || n, project_id, '{STATE}', now() FROM threads, generate_series(1, 3) n;
 INSERT INTO token_estimates
-    SELECT 1 + n % {PROJECTS}, 'anthropic', 'model_' || n, '{{}}', now() FROM generate_series(1, 5000) n;
+    SELECT 1 + n % {PROJECTS}, 'anthropic', 'model_' || n, '{ESTIMATE}', now() FROM generate_series(1, 5000) n;
 INSERT INTO idempotency_records
     SELECT t.project_id, 'POST', '/v1/threads/' || t.id || '/messages', 'key_' || n, '\\x00', 201, repeat('x', 300),
         timestamptz '2026-10-31T12:00Z' + n * interval '1 hour'
