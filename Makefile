@@ -15,11 +15,12 @@ VENV   := .venv/.stamp-venv
 RUN    := .venv/.stamp-run
 ENGINE := .venv/.stamp-engine
 DEV    := .venv/.stamp-dev
+EMBEDDERS := .venv/.stamp-embedders
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-slow test-all check fmt migrate schema bench clean lock engine
+.PHONY: help run demo test test-slow test-all check fmt migrate schema bench clean lock engine embedders
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +35,7 @@ demo: $(RUN) engine ## See the main job end to end, then exit
 test: check engine ## Check, then run every test that needs only Python
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
-test-slow: $(DEV) engine ## Run what `make test` leaves out: soak, kill and browser rounds
+test-slow: $(DEV) engine embedders ## Run what `make test` leaves out: soak, kill and browser rounds
 	$(BIN)/pytest -m slow $(ARGS)
 
 test-all: test test-slow ## Run everything
@@ -86,6 +87,14 @@ engine: $(RUN)
 	@{ test $(ENGINE) -nt requirements/engine.txt && test $(ENGINE) -nt $(VENV); } || \
 	  { $(INSTALL) --require-hashes -r requirements/engine.txt >/dev/null 2>&1 && touch $(ENGINE); } || \
 	  echo "Going on without the llama.cpp engine: requirements/engine.txt could not be installed here."
+
+# Where there is no torch without gigabytes for graphics cards, the tests that need these skip, and say so.
+TORCH := $(INSTALL) --no-deps -r requirements/torch.txt
+embedders: $(RUN)
+	@{ test $(EMBEDDERS) -nt requirements/embedders.txt && test $(EMBEDDERS) -nt $(VENV); } || \
+	  { { $(TORCH) || $(TORCH) --index-url https://download.pytorch.org/whl/cpu; } && \
+	    $(INSTALL) -r requirements/embedders.txt && touch $(EMBEDDERS); } >/dev/null 2>&1 || \
+	  echo "Going on without fastembed and sentence-transformers: requirements/embedders.txt could not be installed here."
 
 # LOCK='--upgrade' takes the newest versions; without it only what pyproject.toml asks for changes.
 LOCK ?=

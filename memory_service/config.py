@@ -36,6 +36,16 @@ class Settings(BaseSettings):
         None,
         description="JSON file whose entries replace or extend the price table shipped with the service.",
     )
+    embedder_api_key: SecretStr | None = Field(
+        None,
+        description="Key of the embedding server. OPENAI_API_KEY is used without it, for where OPENAI_BASE_URL points.",
+    )
+    embedder_query_timeout_seconds: float = Field(
+        2.0, gt=0, description="How long recall waits for an embedding server before it goes by words alone."
+    )
+    embedder_passages_timeout_seconds: float = Field(
+        60.0, gt=0, description="How long one batch of messages may take an embedding server."
+    )
     clock: Literal["system", "request"] = Field(
         "system",
         description="`request`: the header x-memory-now (epoch seconds) is the time of a request. For tests and replays.",

@@ -17,6 +17,7 @@ from memory_service.core.pricing import Model
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidInput
 from memory_service.providers.base import TextCounter
+from memory_service.providers.embeddings.registry import EmbedderAccess
 from memory_service.store.db import Database
 
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -43,6 +44,14 @@ class Runtime:
     async def close(self) -> None:
         await self.db.close()
         await self.worker_db.close()
+
+
+def embedder_access(settings: Settings) -> EmbedderAccess:
+    return EmbedderAccess(
+        api_key=settings.embedder_api_key,
+        query_timeout_seconds=settings.embedder_query_timeout_seconds,
+        passages_timeout_seconds=settings.embedder_passages_timeout_seconds,
+    )
 
 
 def now_utc() -> datetime:
