@@ -1,6 +1,6 @@
 """A chat backend to copy: memory-service keeps the threads and builds the prompts, Anthropic's SDK calls the model.
 
-    pip install fastapi uvicorn anthropic memory-client
+    pip install fastapi uvicorn anthropic ../python
     MEMORY_BASE_URL=http://127.0.0.1:8080 MEMORY_API_KEY=msk_… ANTHROPIC_API_KEY=… uvicorn app:app --port 8000
 
 A turn is four steps: append the user's message and build the prompt (one request), call the model with it, pass the text on
