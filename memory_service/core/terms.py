@@ -1,7 +1,8 @@
 """Text to index terms, and long text to passages. Deterministic: the same text gives the same terms for ever.
 
 Words are stemmed (Snowball) and stop words left out. Scripts written without spaces, and Korean, whose particles stick
-to the noun, are indexed by character bigrams. A term is stored as a negative 32-bit number, so that the non-negative
+to the noun, are indexed by character bigrams, the first with the edge of the word: a Korean word says what it is about at
+its beginning, and often with one syllable. A term is stored as a negative 32-bit number, so that the non-negative
 numbers of a posting's header can never be taken for one.
 """
 
@@ -21,6 +22,7 @@ _stem = Stemmer.Stemmer("english", maxCacheSize=0).stemWord
 _BIGRAM_SCRIPTS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"[{_BIGRAM_SCRIPTS}]+|(?:(?![{_BIGRAM_SCRIPTS}])[^\W_])+(?:'(?:(?![{_BIGRAM_SCRIPTS}])[^\W_])+)?")
 _BIGRAM_RUN = re.compile(rf"[{_BIGRAM_SCRIPTS}]")
+_WORD_START = "^"  # no letter, so never part of a token
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？…])\s+|\n+")
 
 _STOP_WORDS = frozenset(
@@ -42,7 +44,8 @@ def terms_of(text: str) -> list[int]:
     terms: list[int] = []
     for token in _TOKEN.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'")):
         if _BIGRAM_RUN.match(token):
-            terms += [_number(token[i : i + 2]) for i in range(max(len(token) - 1, 1))]
+            edged = _WORD_START + token
+            terms += [_number(edged[i : i + 2]) for i in range(len(token))]
         elif token not in _STOP_WORDS:
             terms.append(_word_number(token))
     return terms
