@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 
@@ -13,7 +14,7 @@ from memory_service.api.deps import FIRST_MOMENT, LAST_MOMENT
 from memory_service.api.errors import invalid_input
 from memory_service.api.threads import thread_fields
 from memory_service.core.canonical import check_text, loads
-from memory_service.errors import InvalidInput
+from memory_service.errors import InvalidInput, PayloadTooLarge
 from memory_service.services.ingest import Draft
 from memory_service.services.lines import AssistantLine, Line, MessageLine, ThreadLine
 
@@ -73,6 +74,14 @@ _MODELS: dict[object, type[_AssistantLine | _ThreadLine | _MessageLine]] = {
     "thread": _ThreadLine,
     "message": _MessageLine,
 }
+
+
+def lines_of(body: IO[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The lines, none of them held in memory beyond the size of a request's body. Raises PayloadTooLarge."""
+    while line := body.readline(max_bytes + 1):
+        if len(line) > max_bytes:
+            raise PayloadTooLarge(f"A line is longer than {max_bytes} bytes.", limit_bytes=max_bytes)
+        yield line
 
 
 def read_line(text: bytes) -> Line:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from memory_service.api import schemas
 from memory_service.api.deps import CanonicalRoute, Ctx, once
-from memory_service.api.lines import read_line
-from memory_service.errors import PayloadTooLarge
+from memory_service.api.lines import lines_of, read_line
 from memory_service.services import exports, imports
 from memory_service.store.db import Session
 
@@ -62,16 +60,8 @@ async def import_lines(
 
         async def effect(session: Session) -> Any:
             body.seek(0)
-            lines = _lines(body, context.runtime.settings.max_body_bytes)
+            lines = lines_of(body, context.runtime.settings.max_body_bytes)
             report = await imports.import_lines(context.runtime, session, lines, read_line, context.now, ids=ids)
             return {"object": "import", **asdict(report)}
 
         return await once(context, effect, status=201)
-
-
-def _lines(body: IO[bytes], max_bytes: int) -> Iterator[bytes]:
-    """The lines, none of them held in memory beyond the size of a request's body."""
-    while line := body.readline(max_bytes + 1):
-        if len(line) > max_bytes:
-            raise PayloadTooLarge(f"A line is longer than {max_bytes} bytes.", limit_bytes=max_bytes)
-        yield line

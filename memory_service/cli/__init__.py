@@ -11,6 +11,7 @@ from memory_service import __version__
 from memory_service.cli import keys
 from memory_service.cli.common import AsJson, explained
 from memory_service.cli.serve import migrate, serve
+from memory_service.cli.transfer import export, import_
 
 app = typer.Typer(
     name="memory-service",
@@ -21,6 +22,8 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(migrate)
+app.command()(export)
+app.command("import")(import_)
 app.add_typer(keys.app, name="keys")
 
 

@@ -1,10 +1,12 @@
-"""What the commands share: settings, consoles, options, and errors as one sentence."""
+"""What the commands share: settings, consoles, options, errors as one sentence, and how to end."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -43,3 +45,24 @@ def explained() -> Iterator[None]:
     except MemoryServiceError as error:
         err.print(f"memory-service: {error.message}", markup=False)
         raise typer.Exit(1) from None
+
+
+class SignalledExit(SystemExit):
+    """The process was asked to end. Unlike a signal's default action it lets `finally` blocks run."""
+
+
+@contextmanager
+def signals_as_exits() -> Iterator[None]:
+    """Within the block SIGTERM and Ctrl-C end it by an exception; the first one does, the cleaning up is not disturbed."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        for other in held:
+            signal.signal(other, signal.SIG_IGN)
+        raise SignalledExit(128 + number)
+
+    held = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)

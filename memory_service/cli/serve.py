@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -17,7 +14,7 @@ import uvicorn
 from memory_service import __version__
 from memory_service.api.app import create_app
 from memory_service.api.intake import Intake
-from memory_service.cli.common import DataDir, explained, read_settings
+from memory_service.cli.common import DataDir, SignalledExit, explained, read_settings, signals_as_exits
 from memory_service.config import Settings
 from memory_service.errors import MemoryServiceError
 from memory_service.runtime import load_models
@@ -120,27 +117,6 @@ def migrate(data_dir: DataDir = None) -> None:
             lifecycle.prepare_database(database, migrate_used=True)
             asyncio.run(lifecycle.check_database(database.url))
             typer.echo(f"{database.described}: migrated")
-
-
-class SignalledExit(SystemExit):
-    """The process was asked to end. Unlike a signal's default action it lets `finally` blocks run."""
-
-
-@contextmanager
-def signals_as_exits() -> Iterator[None]:
-    """Within the block SIGTERM and Ctrl-C end it by an exception; the first one does, the cleaning up is not disturbed."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        for other in held:
-            signal.signal(other, signal.SIG_IGN)
-        raise SignalledExit(128 + number)
-
-    held = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -5,7 +5,7 @@ One JSON object a line, with a `type`: `assistant`, `thread`, then the thread's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,19 +22,71 @@ _ASSISTANT_KEYS = ("name", "model", "provider", "instructions", "tools", "docume
 
 
 async def export_thread(runtime: Runtime, project_id: int, thread_id: str) -> AsyncIterator[bytes]:
-    """The lines of a thread. Raises NotFound before the first line."""
+    """The lines of a thread and of its assistant. Raises NotFound before the first line."""
     async with runtime.db.read_only(project_id) as session:
         thread = await thread_store.get_thread(session, thread_id)
-        assistant = None
-        if thread.assistant_id:
-            assistant = await thread_store.get_assistant(session, thread.assistant_id)
-    return _lines(runtime, project_id, thread, assistant)
+    return _with_assistant(runtime, project_id, thread, set())
 
 
-async def _lines(
-    runtime: Runtime, project_id: int, thread: ThreadRecord, assistant: AssistantRecord | None
+async def count_messages(runtime: Runtime, project_id: int, thread_ids: Sequence[str], user_id: str | None) -> int:
+    """In what `export` would give. Raises NotFound."""
+    async with runtime.db.read_only(project_id) as session:
+        if thread_ids:
+            return sum([(await thread_store.get_thread(session, id_)).message_count for id_ in thread_ids])
+        return await thread_store.count_messages(session, user_id)
+
+
+async def export(
+    runtime: Runtime, project_id: int, thread_ids: Sequence[str], user_id: str | None
 ) -> AsyncIterator[bytes]:
-    if assistant:
+    """The lines of some threads, of a user's, or of all, the oldest first, and of their assistants, or of all."""
+    known: set[str] = set()
+    if not thread_ids and user_id is None:
+        async for assistant in _assistants(runtime, project_id):
+            known.add(assistant.id)
+            yield _line("assistant", assistant, _ASSISTANT_KEYS)
+    async for thread in _threads(runtime, project_id, thread_ids, user_id):
+        async for line in _with_assistant(runtime, project_id, thread, known):
+            yield line
+
+
+async def _assistants(runtime: Runtime, project_id: int) -> AsyncIterator[AssistantRecord]:
+    last = None
+    while True:
+        async with runtime.db.read_only(project_id) as session:
+            page = await thread_store.assistants_after(session, last, limit=_BATCH)
+        for assistant in page:
+            yield assistant
+        if not page:
+            return
+        last = page[-1]
+
+
+async def _threads(
+    runtime: Runtime, project_id: int, thread_ids: Sequence[str], user_id: str | None
+) -> AsyncIterator[ThreadRecord]:
+    for thread_id in thread_ids:
+        async with runtime.db.read_only(project_id) as session:
+            thread = await thread_store.get_thread(session, thread_id)
+        yield thread
+    last = None
+    while not thread_ids:
+        async with runtime.db.read_only(project_id) as session:
+            page = await thread_store.threads_after(session, last, user_id=user_id, limit=_BATCH)
+        for thread in page:
+            yield thread
+        if not page:
+            return
+        last = page[-1]
+
+
+async def _with_assistant(
+    runtime: Runtime, project_id: int, thread: ThreadRecord, known: set[str]
+) -> AsyncIterator[bytes]:
+    if thread.assistant_id and thread.assistant_id not in known:
+        async with runtime.db.read_only(project_id) as session:
+            assistant = await thread_store.get_assistant(session, thread.assistant_id)
+        known.add(assistant.id)
         yield _line("assistant", assistant, _ASSISTANT_KEYS)
     yield _line("thread", thread, _THREAD_KEYS)
     first_seq = 1

@@ -105,6 +105,18 @@ async def check_database(url: str) -> None:
             await database.close()
 
 
+async def find_project(runtime: Runtime, name: str) -> int:
+    """Raises NotFound."""
+    async with runtime.worker_db.read_only(None) as session:
+        return await projects.get_project(session, name)
+
+
+async def make_project(runtime: Runtime, name: str) -> int:
+    """The project of that name, made if need be."""
+    async with runtime.worker_db.transaction(None) as session:
+        return await projects.ensure_project(session, name, now_utc())
+
+
 async def create_key(url: str, project: str, name: str, now: datetime) -> tuple[str, str]:
     """Make a key, and the project if need be. Returns (id, key); the key is not kept anywhere."""
     key, id_ = new_api_key(), new_id("key", now)

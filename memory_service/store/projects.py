@@ -44,6 +44,14 @@ async def ensure_project(session: AsyncSession, name: str, now: datetime) -> int
     return int(pk)
 
 
+async def get_project(session: AsyncSession, name: str) -> int:
+    """Raises NotFound."""
+    pk = await session.scalar(text("SELECT pk FROM projects WHERE name = :name"), {"name": name})
+    if pk is None:
+        raise NotFound(f"There is no project {name!r}.", field="project")
+    return int(pk)
+
+
 async def add_key(session: AsyncSession, *, project_id: int, id: str, name: str, key: str, now: datetime) -> None:
     await session.execute(
         text(

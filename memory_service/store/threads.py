@@ -167,6 +167,49 @@ async def list_threads(
     return Page(tuple(map(_thread, rows)), has_more)
 
 
+async def threads_after(
+    session: AsyncSession, last: ThreadRecord | None, *, user_id: str | None, limit: int
+) -> list[ThreadRecord]:
+    """The oldest threads behind `last`, which need not exist any more."""
+    where = "project_id = :project_id" + (" AND user_id = :user_id" if user_id is not None else "")
+    rows = await _after(session, "threads", _THREAD, where, last, {"user_id": user_id, "limit": limit})
+    return [_thread(row) for row in rows]
+
+
+async def assistants_after(session: AsyncSession, last: AssistantRecord | None, *, limit: int) -> list[AssistantRecord]:
+    """As `threads_after`."""
+    rows = await _after(session, "assistants", _ASSISTANT, "project_id = :project_id", last, {"limit": limit})
+    return [AssistantRecord(**row._mapping) for row in rows]
+
+
+async def _after(
+    session: AsyncSession,
+    table: str,
+    columns: str,
+    where: str,
+    last: ThreadRecord | AssistantRecord | None,
+    parameters: Mapping[str, Any],
+) -> Sequence[Any]:
+    if last is not None:
+        where += " AND (created_at, pk) > (:created_at, :pk)"
+        parameters = {**parameters, "created_at": last.created_at, "pk": last.pk}
+    found = await session.execute(
+        text(f"SELECT {columns} FROM {table} WHERE {where} ORDER BY created_at, pk LIMIT :limit"),
+        {**parameters, "project_id": session.info["project_id"]},
+    )
+    return found.all()
+
+
+async def count_messages(session: AsyncSession, user_id: str | None) -> int:
+    """In all threads, or all of a user's."""
+    where = "project_id = :project_id" + (" AND user_id = :user_id" if user_id is not None else "")
+    count = await session.scalar(
+        text(f"SELECT sum(message_count) FROM threads WHERE {where}"),
+        {"project_id": session.info["project_id"], "user_id": user_id},
+    )
+    return int(count or 0)
+
+
 async def update_thread(
     session: AsyncSession, pk: int, *, fields: Mapping[str, Any], metadata: Mapping[str, str | None]
 ) -> ThreadRecord:
