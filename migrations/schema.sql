@@ -60,7 +60,9 @@ CREATE TABLE memory.idempotency_records (
     body_hash bytea NOT NULL,
     status integer NOT NULL,
     answer text NOT NULL,
-    created_at timestamp with time zone NOT NULL
+    created_at timestamp with time zone NOT NULL,
+    thread_id text GENERATED ALWAYS AS ("substring"(path, '/threads/([^/]+)/'::text)) STORED,
+    object_id text GENERATED ALWAYS AS ("substring"(answer, '^\{"id":"([^"]+)"'::text)) STORED
 );
 
 ALTER TABLE ONLY memory.idempotency_records FORCE ROW LEVEL SECURITY;
@@ -151,6 +153,7 @@ CREATE TABLE memory.prompts (
     reply_seq integer,
     built_at timestamp with time zone NOT NULL,
     sent_at timestamp with time zone,
+    shared_digest text,
     CONSTRAINT prompts_status_check CHECK ((status = ANY (ARRAY['built'::text, 'sent'::text, 'abandoned'::text])))
 );
 
@@ -287,7 +290,11 @@ CREATE INDEX assistants_project_id_created_at_pk_idx ON memory.assistants USING 
 
 CREATE INDEX idempotency_records_created_at_idx ON memory.idempotency_records USING btree (created_at);
 
-CREATE INDEX prompts_built_idx ON memory.prompts USING btree (thread_pk, lane_key) WHERE (status = 'built'::text);
+CREATE INDEX idempotency_records_project_id_object_id_idx ON memory.idempotency_records USING btree (project_id, object_id) WHERE (object_id IS NOT NULL);
+
+CREATE INDEX idempotency_records_project_id_thread_id_idx ON memory.idempotency_records USING btree (project_id, thread_id) WHERE (thread_id IS NOT NULL);
+
+CREATE INDEX prompts_project_id_shared_digest_sent_at_idx ON memory.prompts USING btree (project_id, shared_digest, sent_at) WHERE ((status = 'sent'::text) AND (shared_digest IS NOT NULL));
 
 CREATE INDEX prompts_thread_pk_lane_key_pk_idx ON memory.prompts USING btree (thread_pk, lane_key, pk) WHERE (status = 'built'::text);
 

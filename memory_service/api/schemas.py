@@ -355,6 +355,9 @@ class PredictionOut(BaseModel):
     cache_read_tokens: int
     cache_write_tokens: int
     uncached_tokens: int
+    cache_read_from: Literal["assistant", "thread"] | None = Field(
+        description="Whose: this thread's own prefix, or only what it shares with the assistant's other threads."
+    )
     cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
     cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
 

@@ -51,6 +51,11 @@ class StablePart:
         parts = {"tools": self.tools, "instructions": self.instructions, "documents": documents}
         return {name: sha256(dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
+    @cached_property
+    def shared_digest(self) -> str | None:
+        """Of what other threads may begin with too; None when there is nothing."""
+        return sha256(dumps([self.tools, self.shared]).encode()).hexdigest() if self.tools or self.shared else None
+
     def needs(self, scale: Scale) -> tuple[int, int]:
         """Tokens of (system, tools); what a request costs by itself counts as system."""
         return scale.ceil(self.system_counts) + scale.per_request, scale.ceil(self.tool_counts)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from memory_service.core.lane import Lane, OpenTurn, Tail, differences, share_cache
 from memory_service.core.layout import Layout, Piece, Positions, StablePart, locate, render_pieces
 from memory_service.core.messages import THINKING_TYPES, Repair
-from memory_service.core.prompt_cache import MAX_BREAKPOINTS, Position, Prediction, merge, predict
+from memory_service.core.prompt_cache import MAX_BREAKPOINTS, Entry, Position, Prediction, merge, predict
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.volatile import Volatile
 from memory_service.core.window import Break, Window
+
+ReadFrom = Literal["assistant", "thread"]
 
 # So many prompts in a row without a report are no accident.
 _UNREPORTED = 3
@@ -40,6 +43,7 @@ class Prompt:
     """The next model input, with its explanation.
 
     `breakpoints` index `positions`, in the layout's order: the shared part's if it is marked, then one for each mark.
+    `read_from`: whether what is read from the prompt cache is of this thread, or only what it shares with others.
     `prefix_digest` is that of all up to the last place where a breakpoint may stand.
     """
 
@@ -49,6 +53,7 @@ class Prompt:
     tokens: SectionTokens
     counts: TokenCounts
     prediction: Prediction
+    read_from: ReadFrom | None
     volatile: Volatile
     breaks: tuple[Break, ...]
     hints: tuple[str, ...]
@@ -68,10 +73,12 @@ def assemble(
     scale: Scale,
     now: float,
     others: Mapping[str, Lane],
+    shared_sent_at: float | None,
 ) -> Prompt:
     """Put the prompt together, place its breakpoints, predict what the provider will bill, and say why.
 
-    `others` are the thread's other lanes by their keys, newest first.
+    `others` are the thread's other lanes by their keys, newest first. `shared_sent_at`: when (epoch seconds) any thread
+    last sent a prompt that shares this one's first part.
     """
     pieces = render_pieces(window.turns, volatile)
     tokens = _section_tokens(request, stable, window, volatile, scale)
@@ -86,12 +93,13 @@ def assemble(
     breakpoints = [positions.of_mark(mark) for mark in layout.marks]
     if layout.mark_shared:
         breakpoints.insert(0, positions.shared_end)
+    shared = _shared_entry(request, layout, positions, shared_sent_at)
     siblings = [other for key, other in others.items() if share_cache(key, request.lane_key)]
     prediction, entries = predict(
         positions.all,
         breakpoints,
         tokens.total,
-        merge(known.entries for known in (*reversed(siblings), lane) if known),
+        merge([shared, *(known.entries for known in (*reversed(siblings), lane) if known)]),
         request.model,
         request.ttl_seconds,
         now,
@@ -104,6 +112,7 @@ def assemble(
         tokens=tokens,
         counts=TokenCounts.total([stable.system_counts, stable.tool_counts, window.counts, volatile_counts]),
         prediction=prediction,
+        read_from=_read_from(prediction, positions),
         volatile=volatile,
         breaks=_breaks(lane, window, positions) if lane else _new_lane(request, window, positions, others, siblings),
         hints=_hints(lane),
@@ -184,6 +193,24 @@ def _mark(
     mark_shared = bool(stable.shared) or mark_tools
     has_room = len(newest) + mark_shared < MAX_BREAKPOINTS
     return Layout(stable, pieces, (-1, *newest) if stable.own and has_room else newest, mark_shared)
+
+
+def _shared_entry(
+    request: Request, layout: Layout, positions: Positions, shared_sent_at: float | None
+) -> tuple[Entry, ...]:
+    """What the provider holds because another thread, or this one, sent the shared part."""
+    if shared_sent_at is None or request.ttl_seconds is None or not layout.mark_shared:
+        return ()
+    end = positions.all[positions.shared_end]
+    entry = Entry(end.digest, end.tokens, shared_sent_at + request.ttl_seconds)
+    return (entry,) if end.tokens >= request.model.min_cacheable_tokens else ()
+
+
+def _read_from(prediction: Prediction, positions: Positions) -> ReadFrom | None:
+    if prediction.cache_read_tokens == 0:
+        return None
+    shared = positions.all[positions.shared_end].tokens if positions.shared_end >= 0 else 0
+    return "assistant" if prediction.cache_read_tokens <= shared else "thread"
 
 
 def _previous_marks(request: Request, window: Window, lane: Lane | None, now: float) -> list[int]:

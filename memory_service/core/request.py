@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 from memory_service.core.lane import lane_key
+from memory_service.core.layout import StablePart
 from memory_service.core.pricing import Model
 from memory_service.core.truncation import TruncationStrategy
 
@@ -31,6 +33,16 @@ class Request:
         if self.ttl is None or self.provider != "openai":
             return self.ttl
         return "30m" if self.model.cache_rule == "openai_breakpoints" else None
+
+    def shared_digest(self, stable: StablePart) -> str | None:
+        """By this a prompt is known whose shared part the provider finds for this request, whatever thread sent it.
+
+        None when it does not: OpenAI is asked to keep threads apart, and of other caches nothing is promised.
+        """
+        if self.ttl is None or self.model.cache_rule != "anthropic_breakpoints" or stable.shared_digest is None:
+            return None
+        key = "|".join((self.provider, self.model_name, self.ttl, stable.shared_digest))
+        return sha256(key.encode()).hexdigest()
 
     @property
     def lane_key(self) -> str:

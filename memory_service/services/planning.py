@@ -90,6 +90,8 @@ async def plan(
     scale = await _scale(session, request)
     lanes = await prompt_store.get_lanes(session, thread.pk)
     lane = lanes.pop(request.lane_key, None)
+    shared = request.shared_digest(stable)
+    shared_sent_at = await prompt_store.shared_sent_at(session, shared) if shared else None
     messages, more_before = await _load(session, thread, lane, scale, request.max_prompt_tokens)
     open_ids = thread.open_tool_use_ids
     if new is not None:
@@ -131,6 +133,7 @@ async def plan(
         scale,
         now.timestamp(),
         lanes,
+        shared_sent_at.timestamp() if shared_sent_at else None,
     )
     return Plan(thread, request, prompt, window, recalled)
 

@@ -118,6 +118,7 @@ async def _store(
         stable_text=dumps([stable.tools, stable.shared, stable.own]),
         plan=dumps({**shown.explanation, "rebuild": _rebuild_facts(planned)}),
         volatile=dumps(asdict(prompt.volatile)),
+        shared_digest=planned.request.shared_digest(stable),
         recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
         now=now,
     )
@@ -176,6 +177,7 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
         "tokens": asdict(prompt.tokens),
         "prediction": {
             **asdict(prediction),
+            "cache_read_from": prompt.read_from,
             "cost_usd": model.cost_usd(
                 prediction.cache_read_tokens, prediction.cache_write_tokens, prediction.uncached_tokens, ttl
             ),

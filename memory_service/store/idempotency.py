@@ -83,23 +83,36 @@ async def find(session: AsyncSession, call: IdempotentCall, now: datetime) -> An
     return Answer(row.status, row.answer)
 
 
-async def erase_answers(session: AsyncSession, id: str, *, path: str) -> None:
-    """Erase the answers in which the object `id` stands. The keys stay, so that no retry brings back what was deleted.
-
-    `path`: how the paths end that may have answered with it, as a pattern for LIKE.
-    """
+async def erase_answers(session: AsyncSession, object_id: str) -> None:
+    """Erase the answers that show this object. The keys stay, so that no retry brings back what was deleted."""
     await session.execute(
-        text(
-            "UPDATE idempotency_records SET answer = ''"
-            " WHERE project_id = :project_id AND path LIKE :path ESCAPE '!' AND strpos(answer, :opening) > 0"
-        ),
-        {"project_id": session.info["project_id"], "path": "%" + path, "opening": f'{{"id":{dumps(id)},'},
+        text("UPDATE idempotency_records SET answer = '' WHERE project_id = :project_id AND object_id = :object_id"),
+        {"project_id": session.info["project_id"], "object_id": object_id},
     )
 
 
-def quote_like(literal: str) -> str:
-    """Text as a pattern for LIKE with `!` as the escape character."""
-    return literal.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+async def erase_message(session: AsyncSession, thread_id: str, message_id: str) -> None:
+    """The same for a message, which stands somewhere in answers of its thread."""
+    await session.execute(
+        text(
+            "UPDATE idempotency_records SET answer = ''"
+            " WHERE project_id = :project_id AND thread_id = :thread_id AND strpos(answer, :opening) > 0"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "thread_id": thread_id,
+            "opening": f'{{"id":{dumps(message_id)},',
+        },
+    )
+
+
+async def forget_thread(session: AsyncSession, thread_id: str) -> None:
+    """Delete what was answered to calls of a thread, and erase the answers that show the thread itself."""
+    await session.execute(
+        text("DELETE FROM idempotency_records WHERE project_id = :project_id AND thread_id = :thread_id"),
+        {"project_id": session.info["project_id"], "thread_id": thread_id},
+    )
+    await erase_answers(session, thread_id)
 
 
 async def record(session: AsyncSession, call: IdempotentCall, answer: Answer, now: datetime) -> None:

@@ -17,7 +17,7 @@ from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage, NotFound
 from memory_service.store import tables
 from memory_service.store.db import InBinary
-from memory_service.store.idempotency import erase_answers, quote_like
+from memory_service.store.idempotency import erase_message
 from memory_service.store.pages import Page, PageQuery, fetch_page
 from memory_service.store.threads import ThreadRecord
 
@@ -340,7 +340,7 @@ async def replace(
 async def bury(session: AsyncSession, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
     """Delete a message: a tombstone keeps its seq, and nothing keeps its text."""
     place = {"thread_pk": thread.pk, "seq": message.seq}
-    await erase_answers(session, message.id, path=f"/threads/{quote_like(thread.id)}/%")
+    await erase_message(session, thread.id, message.id)
     for statement in (
         "DELETE FROM message_terms WHERE thread_pk = :thread_pk AND seq = :seq",
         "DELETE FROM message_revisions WHERE thread_pk = :thread_pk AND seq = :seq",

@@ -124,6 +124,7 @@ async def add_prompt(
     stable_text: str,
     plan: str,
     volatile: str,
+    shared_digest: str | None,
     recalled_seqs: Sequence[int],
     now: datetime,
 ) -> None:
@@ -134,8 +135,8 @@ async def add_prompt(
             " stable AS (INSERT INTO stable_texts (thread_pk, digest, project_id, content)"
             " VALUES (:thread_pk, :stable_digest, :project_id, :stable_text) ON CONFLICT (thread_pk, digest) DO NOTHING)"
             " INSERT INTO prompts (id, thread_pk, project_id, lane_key, thread_version, stable_digest, plan, volatile,"
-            " recalled_seqs, built_at) SELECT :id, :thread_pk, :project_id, :lane_key, version,"
-            " :stable_digest, :plan, :volatile, CAST(:recalled_seqs AS int[]), :now FROM thread"
+            " shared_digest, recalled_seqs, built_at) SELECT :id, :thread_pk, :project_id, :lane_key, version,"
+            " :stable_digest, :plan, :volatile, :shared_digest, CAST(:recalled_seqs AS int[]), :now FROM thread"
         ),
         {
             "id": id,
@@ -146,10 +147,23 @@ async def add_prompt(
             "stable_text": stable_text,
             "plan": plan,
             "volatile": volatile,
+            "shared_digest": shared_digest,
             "recalled_seqs": list(recalled_seqs),
             "now": now,
         },
     )
+
+
+async def shared_sent_at(session: AsyncSession, shared_digest: str) -> datetime | None:
+    """When a prompt with this shared part was last sent by any thread of the project."""
+    sent_at: datetime | None = await session.scalar(
+        text(
+            "SELECT max(sent_at) FROM prompts"
+            " WHERE project_id = :project_id AND shared_digest = :shared_digest AND status = 'sent'"
+        ),
+        {"project_id": session.info["project_id"], "shared_digest": shared_digest},
+    )
+    return sent_at
 
 
 async def get_prompt(session: AsyncSession, thread_pk: int, id: str) -> PromptRecord:

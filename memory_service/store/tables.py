@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     ForeignKey,
     ForeignKeyConstraint,
@@ -64,6 +65,10 @@ def _integer(default: int | None = 0) -> Any:
 
 def _time(*, null: bool = False) -> Any:
     return Field(sa_column=Column(DateTime(timezone=True), nullable=null), default=None if null else ...)
+
+
+def _computed(expression: str) -> Any:
+    return Field(sa_column=Column(Text, Computed(expression, persisted=True)), default=None)
 
 
 def _thread_pk(*, key: bool = True) -> Any:
@@ -229,7 +234,10 @@ class StableText(Table, table=True):
 
 
 class Prompt(Table, table=True):
-    """The plan of a prompt, from which its request is rebuilt. `volatile` is erased with the messages it quotes."""
+    """The plan of a prompt, from which its request is rebuilt. `volatile` is erased with the messages it quotes.
+
+    `shared_digest` stands for what other threads' prompts may begin with too, for the same model.
+    """
 
     __tablename__ = "prompts"
     __table_args__ = (
@@ -237,7 +245,13 @@ class Prompt(Table, table=True):
         Index(None, "thread_pk", "pk"),
         # Few wait to be sent or abandoned, and they are looked for at each usage report.
         Index(None, "thread_pk", "lane_key", "pk", postgresql_where=text("status = 'built'")),
-        Index("prompts_built_idx", "thread_pk", "lane_key", postgresql_where=text("status = 'built'")),
+        Index(
+            None,
+            "project_id",
+            "shared_digest",
+            "sent_at",
+            postgresql_where=text("status = 'sent' AND shared_digest IS NOT NULL"),
+        ),
         CheckConstraint("status IN ('built', 'sent', 'abandoned')", name="status"),
     )
     pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
@@ -255,6 +269,7 @@ class Prompt(Table, table=True):
     reply_seq: int | None = Field(sa_column=Column(Integer), default=None)
     built_at: datetime = _time()
     sent_at: datetime | None = _time(null=True)
+    shared_digest: str | None = _text(null=True)
 
 
 class TokenEstimate(Table, table=True):
@@ -271,10 +286,17 @@ class TokenEstimate(Table, table=True):
 
 
 class IdempotencyRecord(Table, table=True):
-    """The answer to a POST, written in the same transaction as its effect."""
+    """The answer to a POST, written in the same transaction as its effect.
+
+    `thread_id` is the thread in the path, `object_id` the object that the answer shows: what a deletion asks for.
+    """
 
     __tablename__ = "idempotency_records"
-    __table_args__ = (Index(None, "created_at"),)
+    __table_args__ = (
+        Index(None, "created_at"),
+        Index(None, "project_id", "thread_id", postgresql_where=text("thread_id IS NOT NULL")),
+        Index(None, "project_id", "object_id", postgresql_where=text("object_id IS NOT NULL")),
+    )
     project_id: int = Field(
         sa_column=Column(BigInteger, ForeignKey("projects.pk", ondelete="CASCADE"), primary_key=True)
     )
@@ -285,6 +307,8 @@ class IdempotencyRecord(Table, table=True):
     status: int = _integer(None)
     answer: str = _text()
     created_at: datetime = _time()
+    thread_id: str | None = _computed("\"substring\"(path, '/threads/([^/]+)/'::text)")
+    object_id: str | None = _computed('"substring"(answer, \'^\\{"id":"([^"]+)"\'::text)')
 
 
 #: Tables whose rows belong to a project and are shown to it alone.

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Tail
 from memory_service.errors import Conflict, NotFound
-from memory_service.store.idempotency import erase_answers, quote_like
+from memory_service.store.idempotency import erase_answers, forget_thread
 from memory_service.store.pages import Page, PageQuery, fetch_page
 
 _THREAD = (
@@ -232,12 +232,7 @@ async def update_thread(
 async def delete_thread(session: AsyncSession, id: str) -> None:
     """Delete a thread and all that belongs to it. Raises NotFound."""
     thread = await get_thread(session, id, lock=True)
-    await session.execute(
-        text("DELETE FROM idempotency_records WHERE project_id = :project_id AND path LIKE :path ESCAPE '!'"),
-        {"project_id": session.info["project_id"], "path": f"%/threads/{quote_like(thread.id)}/%"},
-    )
-    for path in ("/threads", "/fork"):
-        await erase_answers(session, thread.id, path=path)
+    await forget_thread(session, thread.id)
     await session.execute(text("DELETE FROM threads WHERE pk = :pk"), {"pk": thread.pk})
 
 
@@ -338,7 +333,7 @@ async def delete_assistant(session: AsyncSession, id: str) -> None:
             f"Threads use this assistant ({used!r} for one); give them another assistant_id, or null, first.",
             code="assistant_in_use",
         )
-    await erase_answers(session, id, path="/assistants")
+    await erase_answers(session, id)
     await session.execute(
         text("DELETE FROM assistants WHERE project_id = :project_id AND id = :id"),
         {"project_id": session.info["project_id"], "id": id},

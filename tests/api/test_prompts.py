@@ -78,6 +78,29 @@ def test_a_document_cannot_end_itself(api: httpx2.Client) -> None:
     assert [block["text"] for block in system] == [expected, expected]
 
 
+def test_the_assistants_part_is_read_once_another_thread_sent_it(api: httpx2.Client) -> None:
+    """As long as that is not too long ago; nothing is promised of what was only built."""
+    assistant = ok(api.post("/v1/assistants", json={"instructions": FILLER * 10}), 201)
+    at = 1_790_000_000
+    one, other = (new_thread(api, ("user", "hi"), assistant_id=assistant["id"], instructions=n)["id"] for n in "ab")
+
+    def prompt(thread: str, now: int) -> dict[str, Any]:
+        headers = {"x-memory-now": str(now)}
+        body = {"model": MODEL, "dry_run": thread == other}
+        built = api.post(f"/v1/threads/{thread}/prompts", json=body, headers=headers)
+        return ok(built, 200 if body["dry_run"] else 201)
+
+    built = prompt(one, at)
+    assert built["prediction"]["cache_read_from"] is None
+    assert prompt(other, at)["prediction"]["cache_read_tokens"] == 0
+    path = f"/v1/threads/{one}/prompts/{built['id']}/usage"
+    ok(api.post(path, json={"usage": {"input_tokens": 2_000}}, headers={"x-memory-now": str(at + 10)}))
+    for now, read_from in ((at + 300, "assistant"), (at + 311, None)):
+        prediction = prompt(other, now)["prediction"]
+        assert prediction["cache_read_from"] == read_from
+        assert (prediction["cache_read_tokens"] > 1_024) is (read_from is not None)
+
+
 def test_a_thread_that_never_reports_is_told(api: httpx2.Client) -> None:
     thread = new_thread(api, ("user", "hi"))
     prompts = [ok(build(api, thread["id"]), 201) for _ in range(4)]

@@ -131,6 +131,7 @@ class Simulator:
     messages: list[Message] = field(default_factory=list)
     index: dict[int, bytes] = field(default_factory=dict)
     lanes: dict[str, Lane] = field(default_factory=dict)
+    shared_sent_at: float | None = None
     last_seq: int = 0
     tail: Tail = Tail()
 
@@ -213,7 +214,7 @@ class Simulator:
             volatile = Volatile.of(recalled, context_text, self.tokenizer.tokens)
         counts = self.tokenizer.count(volatile.recalled_text) + self.tokenizer.count(volatile.context_text)
         others = {key: self.lanes[key] for key in reversed(self.lanes) if key != request.lane_key}
-        prompt = assemble(request, stable, window, volatile, counts, lane, scale, self.now, others)
+        prompt = assemble(request, stable, window, volatile, counts, lane, scale, self.now, others, self.shared_sent_at)
         body = to_request(request, prompt.layout, "thread_1")
         return Built(spec, request, lane, window, prompt, tuple(messages), body, self.now)
 

@@ -67,9 +67,10 @@ INSERT INTO message_terms (thread_pk, seq, project_id, terms)
 INSERT INTO message_revisions SELECT thread_pk, seq, 5, project_id, '[]' FROM messages WHERE seq % 20 = 5;
 INSERT INTO tool_uses SELECT thread_pk, 'call_' || seq, seq, project_id FROM messages WHERE seq % 4 = 0;
 INSERT INTO prompts
-    (thread_pk, project_id, id, lane_key, thread_version, stable_digest, plan, built_at, recalled_seqs, status)
+    (thread_pk, project_id, id, lane_key, thread_version, stable_digest, plan, built_at, recalled_seqs, status,
+    shared_digest, sent_at)
     SELECT 1, 1, 'prompt_' || n, 'lane', n, 'digest', repeat('x', 500), now(), ARRAY[n, n + 1],
-        CASE WHEN n < 4990 THEN 'sent' ELSE 'built' END
+        CASE WHEN n < 4990 THEN 'sent' ELSE 'built' END, 'shared', now()
     FROM generate_series(1, 5000) n;
 INSERT INTO prompts (thread_pk, project_id, id, lane_key, thread_version, stable_digest, plan, built_at)
     SELECT pk, project_id, 'prompt_of_' || pk, 'lane', 1, 'digest', repeat('x', 500), now() FROM threads WHERE pk > 1;
@@ -281,6 +282,7 @@ READS: dict[str, tuple[Read, int]] = {
     "estimate": (lambda s: prompts.get_estimate(s, "anthropic", "unknown"), 10),
     "lane": (of_long_thread(lambda s, t: prompts.get_lane(s, t, "unknown")), 10),
     "estimates": (prompts.list_estimates, 20),
+    "shared part": (lambda s: prompts.shared_sent_at(s, "shared"), 10),
     "lanes": (of_long_thread(prompts.get_lanes), 10),
     "stable text": (of_long_thread(lambda s, t: prompts.get_stable_text(s, t, "digest")), 10),
     "newest threads": (lambda s: threads.list_threads(s, PageQuery(20, "desc"), user_id=None, metadata={}), 30),
@@ -337,6 +339,7 @@ def test_writes_within_a_thread(filled: str) -> None:
             stable_text="[]",
             plan="{}",
             volatile="{}",
+            shared_digest="shared",
             recalled_seqs=[1],
             now=NOW,
         )
@@ -347,6 +350,15 @@ def test_writes_within_a_thread(filled: str) -> None:
         await messages.set_tail(session, 1, Tail(), deleted=0)
 
     by_index(explain(filled, 1, use), pages=30, sorted_rows=MAX_LANES * 2)
+
+
+def test_what_a_deletion_erases_of_answers(filled: str) -> None:
+    async def use(session: Session) -> None:
+        await idempotency.erase_answers(session, "asst_1")
+        await idempotency.erase_message(session, "thread_7", "msg_1")
+        await idempotency.forget_thread(session, "thread_7")
+
+    by_index(explain(filled, 1, use), pages=30)
 
 
 def test_expired_answers_are_found_by_their_age(filled: str) -> None:

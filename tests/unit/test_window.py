@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from memory_service.core.layout import StablePart
@@ -10,7 +12,7 @@ from memory_service.core.request import Request
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.window import check_open_calls, plan_window
 from memory_service.errors import NoUserMessage, PromptTooLarge
-from tests.property.simulator import BYTES, CLAUDE, GPT_EXPLICIT, Built, Simulator, Spec
+from tests.property.simulator import BYTES, CLAUDE, GPT_EXPLICIT, UNPRICED, Built, Simulator, Spec
 from tests.unit.make import assistant, call, result, thought, user
 
 
@@ -187,6 +189,38 @@ def test_a_new_lane_reads_what_another_wrote_for_the_same_model() -> None:
     assert thread.plan(Spec(model=GPT_EXPLICIT)).prompt.prediction.cache_read_tokens == 0
     thread.now += 301
     assert thread.plan(Spec(max_prompt_tokens=9_000)).prompt.prediction.cache_read_tokens == 0
+
+
+def test_the_shared_part_is_read_when_any_thread_sent_it() -> None:
+    thread = Simulator(shared=("For all. " * 20,), own=("For one.",))
+    thread.append("user", "hi")
+    assert thread.plan(Spec()).prompt.read_from is None
+    thread.shared_sent_at = thread.now - 300
+    first = thread.plan(Spec()).prompt
+    assert first.read_from == "assistant"
+    assert first.prediction.cache_read_tokens == first.positions[first.breakpoints[0]].tokens
+    large = replace(CLAUDE, min_cacheable_tokens=first.positions[first.breakpoints[0]].tokens + 1)
+    assert thread.plan(Spec(model=large)).prompt.read_from is None
+    thread.shared_sent_at -= 1
+    assert thread.plan(Spec()).prompt.read_from is None
+    thread.build(Spec())
+    assert thread.plan(Spec()).prompt.read_from == "thread"
+
+
+def test_by_what_a_shared_part_is_known() -> None:
+    def digest(spec: Spec, *shared: str, own: str = "For one.") -> str | None:
+        thread = Simulator(shared=shared, own=(own,))
+        thread.append("user", "hi")
+        return thread.plan(spec).request.shared_digest(thread.stable_part())
+
+    known = digest(Spec(), "For all.")
+    assert known == digest(Spec(max_prompt_tokens=5_000), "For all.", own="For another.")
+    others = [digest(Spec(), "For some."), digest(Spec(ttl="1h"), "For all.")]
+    others.append(digest(Spec(model=replace(CLAUDE, name="other")), "For all."))
+    assert len({known, *others}) == 4
+    for spec in (Spec(ttl=None), Spec(model=GPT_EXPLICIT), Spec(model=UNPRICED)):
+        assert digest(spec, "For all.") is None
+    assert digest(Spec()) is None
 
 
 def test_prompts_that_are_never_reported_are_noticed() -> None:

@@ -79,6 +79,8 @@ class CachePrediction(Model):
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     uncached_tokens: int = 0
+    cache_read_from: str | None = None
+    """`thread`: its own prefix. `assistant`: only what it shares with the assistant's other threads."""
     cost_usd: float | None = None
     cost_usd_uncached: float | None = None
 
