@@ -10,6 +10,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+from memory_service.errors import EmbedderUnavailable
 from memory_service.providers.base import Embedder
 from memory_service.providers.embeddings import static
 from memory_service.providers.embeddings.builtin import BuiltinEmbedder
@@ -98,8 +99,9 @@ def test_the_artefact_is_the_one_that_was_measured() -> None:
 
 def test_a_damaged_artefact_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(static._ARTEFACT_SHA256, "model.safetensors", "0" * 64)
-    with pytest.raises(RuntimeError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(EmbedderUnavailable, match=r"model\.safetensors is damaged") as caught:
         BuiltinEmbedder().load()
+    assert not caught.value.is_retryable
 
 
 def test_it_is_an_embedder(embedder: BuiltinEmbedder) -> None:

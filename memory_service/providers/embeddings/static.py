@@ -17,6 +17,8 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
+from memory_service.errors import EmbedderUnavailable
+
 _ARTEFACT_SHA256 = {
     "model.safetensors": "3743a021379a3c56f39938deac6fe306b130db06f5fec5842efdbc42a74482e2",
     "tokenizer.json": "dd33465341c98889c3338356b6200c8b232b89af5f1b7aa8e6ee1d4d7a699631",
@@ -90,5 +92,6 @@ def _load_vectors() -> npt.NDArray[np.int8]:
 def _read(name: str) -> bytes:
     content = (files("memory_service") / "assets" / "embedder" / name).read_bytes()
     if sha256(content).hexdigest() != _ARTEFACT_SHA256[name]:
-        raise RuntimeError(f"The built-in embedder's {name} is damaged; install the package again.")
+        message = f"The built-in embedder's {name} is damaged; install the package again."
+        raise EmbedderUnavailable(message, is_retryable=False)
     return content
