@@ -12,6 +12,7 @@
     │   └── IdempotencyInProgress    the first request with this key has not finished (retry)
     ├── Unauthenticated              missing, wrong or revoked API key
     ├── PayloadTooLarge              the body is over the limit
+    ├── UnsupportedMediaType         the body is not called what it must be
     └── Unavailable                  something we depend on is not there
         ├── DatabaseNotReady         unreachable, not migrated, or without pgvector
         └── EmbedderUnavailable      the embedder cannot be loaded or reached, or refuses
@@ -78,6 +79,10 @@ class Unauthenticated(MemoryServiceError):
 
 class PayloadTooLarge(MemoryServiceError):
     code = "payload_too_large"
+
+
+class UnsupportedMediaType(MemoryServiceError):
+    code = "unsupported_media_type"
 
 
 class Unavailable(MemoryServiceError):

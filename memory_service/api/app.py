@@ -24,7 +24,7 @@ from memory_service.telemetry import logger
 _SWEEP_SECONDS = 600
 _IMPORT_TIMES_BODY = 100
 # For the OpenAPI document; `deps` is what looks at the key.
-_BEARER = HTTPBearer(scheme_name="API key", description="`msk_…`, or the header x-api-key.", auto_error=False)
+_BEARER = HTTPBearer(scheme_name="api_key", description="`msk_…`, or the header x-api-key.", auto_error=False)
 _DESCRIPTION = (
     "Conversation threads in, prompts with a warm prefix out. A POST may carry an `Idempotency-Key` of at most 255 "
     "characters: sent again within 24 hours with the same body, it is answered as before and has no second effect."

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from memory_service.api import render, schemas
-from memory_service.api.deps import CanonicalRoute, Ctx, NewestFirst, json_response, once
+from memory_service.api.deps import Ctx, NewestFirst, json_response, once
+from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import check_metadata_size
 from memory_service.core.canonical import dumps
 from memory_service.core.content import check_tools
@@ -32,6 +33,7 @@ def assistant_fields(body: schemas.AssistantCreate) -> dict[str, Any]:
 
 @router.post("/assistants", status_code=201, response_model=schemas.Assistant)
 async def create_assistant(context: Ctx, body: schemas.AssistantCreate) -> Response:
+    """Create an assistant: what its threads have in common, at the front of every prompt."""
     fields = assistant_fields(body)
 
     async def effect(session: Session) -> Any:
@@ -53,6 +55,7 @@ async def list_assistants(context: Ctx, page: NewestFirst) -> Response:
 
 @router.get("/assistants/{assistant_id}", response_model=schemas.Assistant)
 async def get_assistant(context: Ctx, assistant_id: str) -> Response:
+    """One assistant."""
     async with context.runtime.db.read_only(context.project_id) as session:
         return json_response(render.assistant(await thread_store.get_assistant(session, assistant_id)))
 

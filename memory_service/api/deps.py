@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import nan
@@ -10,17 +10,16 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 
-from memory_service.core.canonical import Raw, check_text, dumps, loads
-from memory_service.errors import InvalidInput, NotFound, Unauthenticated
+from memory_service.api.routing import MAX_IDEMPOTENCY_KEY_CHARACTERS
+from memory_service.core.canonical import Raw, check_text, dumps
+from memory_service.errors import InvalidInput, NotFound
 from memory_service.runtime import Runtime, now_utc
-from memory_service.store import idempotency, projects
+from memory_service.store import idempotency
 from memory_service.store.db import Session
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.pages import Order, PageQuery
 
-MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 # Times outside are taken for mistakes; there is room for what is added to a time or taken from it.
 FIRST_MOMENT, LAST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -33,56 +32,6 @@ class Context:
     project_id: int
     now: datetime
     call: IdempotentCall | None
-
-
-class CanonicalRequest(Request):
-    """Reads JSON without losing how numbers were spelled, and refuses text that cannot be stored."""
-
-    async def json(self) -> Any:
-        if not hasattr(self, "_canonical"):
-            body = loads(await self.body())
-            check_text(body, "")
-            self._canonical = body
-        return self._canonical
-
-
-class CanonicalRoute(APIRoute):
-    """Authenticates, then reads the body, both before FastAPI: it would answer a body it cannot read without saying why."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        route = super().get_route_handler()
-
-        async def with_canonical_request(request: Request) -> Response:
-            canonical = CanonicalRequest(request.scope, request.receive)
-            project_id = await authenticate(canonical)
-            canonical.state.project_id = canonical.scope["memory.project_id"] = project_id
-            if self.body_field is not None and await canonical.body():
-                _check_is_json(canonical)
-                await canonical.json()
-            return await route(canonical)
-
-        return with_canonical_request
-
-
-async def authenticate(request: Request) -> int:
-    """The project of the request's key. Raises Unauthenticated."""
-    runtime: Runtime = request.app.state.runtime
-    project_id = await projects.authenticate(runtime.db, _api_key(request))
-    if project_id is None:
-        raise Unauthenticated("This API key is unknown or revoked; `memory-service keys create` makes one.")
-    return project_id
-
-
-def _check_is_json(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not (
-        media_type.startswith("application/") and media_type.endswith("+json")
-    ):
-        raise InvalidInput(
-            "The body must be JSON; send the header `Content-Type: application/json`.",
-            code="invalid_header",
-            field="Content-Type",
-        )
 
 
 async def get_context(request: Request) -> Context:
@@ -108,17 +57,6 @@ async def get_context(request: Request) -> Context:
 async def _body_for_hash(request: Request) -> bytes:
     # An import's body may be large, and is read as a stream by its route.
     return b"" if request.url.path.endswith("/import") else await request.body()
-
-
-def _api_key(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    key = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-    if not key:
-        raise Unauthenticated(
-            "No API key was sent; send `Authorization: Bearer msk_…`. The embedded service keeps its first key in "
-            "<data-dir>/api_key."
-        )
-    return key
 
 
 def _now(request: Request, runtime: Runtime) -> datetime:

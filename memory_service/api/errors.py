@@ -20,6 +20,7 @@ STATUSES: tuple[tuple[type[errors.MemoryServiceError], int], ...] = (
     (errors.Conflict, 409),
     (errors.Unauthenticated, 401),
     (errors.PayloadTooLarge, 413),
+    (errors.UnsupportedMediaType, 415),
     (errors.Unavailable, 503),
 )
 # What cannot even be read is 400; what is read and wrong is 422.
@@ -29,6 +30,40 @@ _MAX_NAME_CHARACTERS = 64
 _KEY = "[key]"
 # For the log; there is nobody to read it.
 _CLIENT_WENT_AWAY = 499
+# pydantic's problems in our words, filled in with its figures.
+_TOLD = {
+    "missing": "this field is required",
+    "string_type": "must be a string",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "int_type": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_parsing_size": "must be an integer of a sensible size",
+    "int_from_float": "must be an integer",
+    "bool_type": "must be a boolean, true or false",
+    "bool_parsing": "must be a boolean, true or false",
+    "list_type": "must be a list",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "content_type": "must be a string or a list of content blocks",
+}
+# What callers of other APIs look for, and where it is here.
+_ELSEWHERE = {
+    "max_tokens": "the length of the answer is `max_output_tokens` of a prompt",
+    "max_completion_tokens": "the length of the answer is `max_output_tokens` of a prompt",
+    "system": "what a system prompt says belongs in the `instructions` of the thread or of its assistant",
+    "system_prompt": "what a system prompt says belongs in the `instructions` of the thread or of its assistant",
+    "strategy": "the field is called `truncation_strategy`; check its spelling",
+    "user": "the end user is `user_id` of the thread",
+    "input": "what a user says is `content` of a message",
+}
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -102,20 +137,18 @@ def field_name(location: Sequence[Any]) -> str:
 
 
 def _problem(problem: Mapping[str, Any]) -> str:
-    message: str = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden" and problem["loc"][-1] == "tool_calls":
+    kind, field, context = problem["type"], problem["loc"][-1:], problem.get("ctx", {})
+    if kind == "value_error":  # our own words
+        return str(problem["msg"]).removeprefix("Value error, ")
+    if kind == "extra_forbidden" and field == ("tool_calls",):
         return (
             "is not kept in this form; report the reply with the prompt's usage, or send tool_use blocks in `content`"
         )
-    if problem["type"] == "extra_forbidden":
-        return "this field is not known; check its spelling"
-    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
-        return "must be an object"
-    if problem["type"] == "missing":
-        return "this field is required"
-    if problem["loc"][-1:] == (_KEY,):
-        return message.replace("String", "the key", 1)
-    return message[0].lower() + message[1:]
+    if kind == "extra_forbidden":
+        hint = _ELSEWHERE.get(str(field[0]))
+        return f"this field is not known; {hint or 'check its spelling'}"
+    subject = "the key " if field == (_KEY,) else ""
+    return subject + _TOLD.get(kind, "is not valid").format_map(context)
 
 
 def _id(request: Request) -> str:

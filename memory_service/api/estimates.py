@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from memory_service.api import render, schemas
-from memory_service.api.deps import CanonicalRoute, Ctx, json_response, once
+from memory_service.api.deps import Ctx, json_response, once
+from memory_service.api.routing import CanonicalRoute
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
 

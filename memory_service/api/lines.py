@@ -86,7 +86,7 @@ def lines_of(body: IO[bytes], max_bytes: int) -> Iterator[bytes]:
 
 def read_line(text: bytes) -> Line:
     """One line of an import. Raises InvalidInput naming the field."""
-    value = loads(text)
+    value = loads(text, unique_keys=True)
     check_text(value, "")
     kind = value.get("type") if isinstance(value, dict) else None
     model = _MODELS.get(kind) if isinstance(kind, str) else None

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from memory_service.api import render, schemas
-from memory_service.api.deps import CanonicalRoute, Ctx, NewestFirst, json_response, once
+from memory_service.api.deps import Ctx, NewestFirst, json_response, once
+from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import draft
 from memory_service.core.content import check_tools
 from memory_service.core.replies import reply_content

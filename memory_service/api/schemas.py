@@ -188,6 +188,10 @@ def _off_or_on(value: Any) -> str:
     return "<off>" if value is False else "<on>"
 
 
+def _true_as_default(value: Any) -> Any:
+    return {} if value is True else value
+
+
 class RecallInput(Input):
     max_tokens: (
         Annotated[int, Field(ge=0, le=1_000_000, description="Markup included, in the model's tokens.")] | None
@@ -200,10 +204,24 @@ class CacheInput(Input):
 
 
 Recall = Annotated[
-    Annotated[RecallInput, Tag("<on>")] | Annotated[Literal[False], Tag("<off>")], Discriminator(_off_or_on)
+    Annotated[RecallInput, Tag("<on>")] | Annotated[Literal[False], Tag("<off>")],
+    Discriminator(_off_or_on),
+    BeforeValidator(_true_as_default, json_schema_input_type=RecallInput | bool),
+    Field(description="`false` recalls nothing; `true` is `{}`: recall with its defaults."),
 ]
 Cache = Annotated[
-    Annotated[CacheInput, Tag("<on>")] | Annotated[Literal[False], Tag("<off>")], Discriminator(_off_or_on)
+    Annotated[CacheInput, Tag("<on>")] | Annotated[Literal[False], Tag("<off>")],
+    Discriminator(_off_or_on),
+    BeforeValidator(_true_as_default, json_schema_input_type=CacheInput | bool),
+    Field(description="`false` sets no cache breakpoints; `true` is `{}`: breakpoints with the default TTL."),
+]
+UserMessage = Annotated[
+    UserMessageInput,
+    BeforeValidator(
+        lambda value: {"role": "user", "content": value} if isinstance(value, str) else value,
+        json_schema_input_type=UserMessageInput | str,
+    ),
+    Field(description="Appended first, together with the prompt or not at all. A string is the user's text."),
 ]
 
 
@@ -220,7 +238,7 @@ class PromptCreate(Input):
     truncation_strategy: Strategy | None = None
     recall: Recall | None = None
     context: Annotated[list[TextBlock], Field(max_length=100)] = []
-    message: UserMessageInput | None = None
+    message: UserMessage | None = None
     tools: Tools | None = None
     cache: Cache | None = None
     dry_run: bool = False

@@ -11,13 +11,13 @@ from fastapi.responses import PlainTextResponse
 
 from memory_service import __version__
 from memory_service.api import schemas
-from memory_service.api.deps import authenticate
+from memory_service.api.routing import StrictRoute, authenticate
 from memory_service.errors import DatabaseNotReady, Unavailable
 from memory_service.runtime import Runtime
 from memory_service.store.migrate import head_revision
 from memory_service.telemetry import metrics
 
-router = APIRouter(tags=["system"])
+router = APIRouter(route_class=StrictRoute, tags=["system"])
 _DATABASE_SECONDS = 5
 
 

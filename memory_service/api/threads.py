@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from memory_service.api import render, schemas
-from memory_service.api.deps import CanonicalRoute, Ctx, NewestFirst, OldestFirst, json_response, once
+from memory_service.api.deps import Ctx, NewestFirst, OldestFirst, json_response, once
+from memory_service.api.routing import CanonicalRoute
 from memory_service.core.canonical import dumps
 from memory_service.core.content import check_tools
 from memory_service.errors import InvalidInput
@@ -91,6 +92,7 @@ async def list_threads(
 
 @router.get("/threads/{thread_id}", response_model=schemas.Thread)
 async def get_thread(context: Ctx, thread_id: str) -> Response:
+    """One thread, without its messages."""
     async with context.runtime.db.read_only(context.project_id) as session:
         return json_response(render.thread(await thread_store.get_thread(session, thread_id)))
 
@@ -164,6 +166,7 @@ async def list_messages(context: Ctx, page: OldestFirst, thread_id: str) -> Resp
 
 @router.get("/threads/{thread_id}/messages/{message_id}", response_model=schemas.Message)
 async def get_message(context: Ctx, thread_id: str, message_id: str) -> Response:
+    """One message."""
     async with context.runtime.db.read_only(context.project_id) as session:
         thread = await thread_store.get_thread(session, thread_id)
         record = await message_store.get_message(session, thread.pk, message_id)

@@ -11,8 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from memory_service.api import schemas
-from memory_service.api.deps import CanonicalRoute, Ctx, once
+from memory_service.api.deps import Ctx, once
 from memory_service.api.lines import lines_of, read_line
+from memory_service.api.routing import CanonicalRoute
+from memory_service.errors import InvalidInput
 from memory_service.services import exports, imports
 from memory_service.store.db import Session
 
@@ -51,10 +53,13 @@ async def import_lines(
 ) -> Response:
     """Write exported lines, all or none. Ids are kept; one that is taken is replaced, and reported."""
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as body:
-        digest = hashlib.sha256()
+        digest, is_empty = hashlib.sha256(), True
         async for chunk in request.stream():
             digest.update(chunk)
             body.write(chunk)
+            is_empty = is_empty and not chunk.strip()
+        if is_empty:
+            raise InvalidInput("The `body` is empty; send NDJSON: a line for each thread and message.", field="body")
         if context.call:
             context = replace(context, call=replace(context.call, body=digest.digest() + ids.encode()))
 

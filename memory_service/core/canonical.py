@@ -33,13 +33,19 @@ class Raw(str):
     """Text that is canonical JSON already; `dumps` writes it as it stands."""
 
 
-def loads(text: str | bytes) -> Any:
-    """Parse JSON, keeping the spelling of numbers.
+def loads(text: str | bytes, *, unique_keys: bool = False) -> Any:
+    """Parse JSON, keeping the spelling of numbers. With `unique_keys` an object may have each key once.
 
     Raises InvalidInput (`invalid_json`) with the position for anything that is not JSON in UTF-8.
     """
     try:
-        return json.loads(text, parse_float=Number, parse_int=_parse_int, parse_constant=_refuse_constant)
+        return json.loads(
+            text,
+            parse_float=Number,
+            parse_int=_parse_int,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_unique if unique_keys else None,
+        )
     except json.JSONDecodeError as error:
         raise InvalidInput(
             f"Not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
@@ -137,6 +143,18 @@ def _check_string(text: str, field: str) -> None:
 def _parse_int(literal: str) -> int | Number:
     # "-0" is not 0 to a byte-wise reader, and int() refuses to parse thousands of digits.
     return Number(literal) if literal == "-0" or len(literal) > 18 else int(literal)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        shown = repeated[:_MAX_FIELD_CHARACTERS].encode(errors="replace").decode()
+        raise InvalidInput(
+            f"`{shown}` stands twice in one object; send each key once.", code="invalid_json", field=shown
+        )
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

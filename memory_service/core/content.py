@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memory_service.core.canonical import check_text
+from memory_service.core.media import FOREIGN_TYPES, check_source
 from memory_service.core.messages import THINKING_TYPES, Block
 from memory_service.errors import InvalidInput, InvalidMessage
 
@@ -38,9 +39,8 @@ def _check_block(role: str, block: Any, field: str) -> Block:
     if (role == "assistant" and kind in _USER_ONLY) or (role == "user" and kind in _ASSISTANT_ONLY):
         other = "user" if role == "assistant" else "assistant"
         raise InvalidMessage(f"`{field}`: {kind} blocks belong in {other} messages.", field=field)
+    _check_known(block, field)
     match kind:
-        case "text":
-            _check_text(block, field)
         case "tool_use":
             _id(block, "id", field)
             _string(block, "name", field)
@@ -53,8 +53,6 @@ def _check_block(role: str, block: Any, field: str) -> Block:
             _check_result(block.get("content", ""), f"{field}.content")
         case "thinking":
             _string(block, "thinking", field)
-        case "image" | "document":
-            _check_source(block, field)
     return _without_breakpoints(block)
 
 
@@ -77,10 +75,18 @@ def _check_text(block: Mapping[str, Any], field: str) -> None:
         raise InvalidMessage(f"`{field}.text` is empty; send text, or leave the block out.", field=f"{field}.text")
 
 
-def _check_source(block: Mapping[str, Any], field: str) -> None:
-    source = block.get("source")
-    if not isinstance(source, dict) or not isinstance(source.get("type"), str):
-        raise InvalidMessage(f"`{field}.source` must be an object with a `type`.", field=f"{field}.source")
+def _check_known(block: Mapping[str, Any], field: str) -> None:
+    """What may stand in a message and in a tool's result alike."""
+    kind = block["type"]
+    if kind in FOREIGN_TYPES:
+        raise InvalidMessage(
+            f"`{field}.type` {kind!r} is OpenAI's; content is in Anthropic's format. {FOREIGN_TYPES[kind]}.",
+            field=f"{field}.type",
+        )
+    if kind == "text":
+        _check_text(block, field)
+    elif kind in ("image", "document"):
+        check_source(block, field)
 
 
 def _check_result(content: Any, field: str) -> None:
@@ -91,10 +97,7 @@ def _check_result(content: Any, field: str) -> None:
     for index, part in enumerate(content):
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise InvalidMessage(f"`{field}[{index}]` must be an object with a `type`.", field=f"{field}[{index}]")
-        if part["type"] == "text":
-            _check_text(part, f"{field}[{index}]")
-        elif part["type"] in ("image", "document"):
-            _check_source(part, f"{field}[{index}]")
+        _check_known(part, f"{field}[{index}]")
 
 
 def _string(block: Mapping[str, Any], key: str, field: str) -> str:

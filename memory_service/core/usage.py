@@ -48,6 +48,28 @@ class ReportedUsage:
         )
 
 
+def check_form(usage: Mapping[str, Any], provider: str) -> None:
+    """Refuse the usage of another provider's form: read in the wrong one, cached tokens would be counted twice or never.
+
+    The echo provider calls nobody, so any form will do for it. Raises InvalidInput.
+    """
+    is_openai = "prompt_tokens" in usage or "input_tokens_details" in usage
+    is_anthropic = "input_tokens" in usage and "input_tokens_details" not in usage
+    if provider == "anthropic" and is_openai and not is_anthropic:
+        raise InvalidInput(
+            "`usage` is OpenAI's (`prompt_tokens`), but this prompt was built for Anthropic. Report the usage of the call "
+            "that was made with this prompt's `request`; for calls to OpenAI build prompts with `provider` openai.",
+            field="usage",
+        )
+    if provider == "openai" and is_anthropic and not is_openai:
+        raise InvalidInput(
+            "`usage` is Anthropic's (`input_tokens` without details), but this prompt was built for OpenAI. Report the "
+            "usage of the call that was made with this prompt's `request`; for calls to Anthropic build prompts with "
+            "`provider` anthropic.",
+            field="usage",
+        )
+
+
 def _count(usage: Any, key: str) -> int:
     value = usage.get(key) if isinstance(usage, Mapping) else None
     if value is None:

@@ -210,13 +210,16 @@ def _too_large(request: Request, window: Window, volatile_tokens: int) -> Prompt
     what = "the whole thread" if request.strategy.type == "disabled" else "the newest turn"
     return PromptTooLarge(
         f"The prompt needs about {needed} tokens but max_prompt_tokens is {request.max_prompt_tokens}: "
-        f"system and tools {stable_tokens}, {what} {window.tokens}, context {volatile_tokens}. "
+        f"system and tools {stable_tokens}, {what} (seq {window.first_seq} to {window.last_seq}) {window.tokens}, "
+        f"context {volatile_tokens}. "
         "Raise max_prompt_tokens or shorten one of these.",
         needed_tokens=needed,
         max_prompt_tokens=request.max_prompt_tokens,
         stable_tokens=stable_tokens,
         window_tokens=window.tokens,
         volatile_tokens=volatile_tokens,
+        first_seq=window.first_seq,
+        last_seq=window.last_seq,
     )
 
 

@@ -157,12 +157,20 @@ async def _revalidate(session: Session, thread: ThreadRecord, seq: int, *, delet
             tail = extend_tail(tail, record.role, loads(record.content), f"message {record.id}")
         except InvalidMessage as error:
             raise InvalidMessage(
-                f"This {action} would break tool calls apart: {error.message} Change or delete that message first.",
-                code="tool_pair_broken",
-                message_id=record.id,
+                _why_broken(action, record, seq, error), code="tool_pair_broken", message_id=record.id
             ) from error
     await message_store.set_tail(session, thread.pk, tail, deleted=deleted)
     await prompt_store.mark_edited(session, thread.pk, seq, deleted=deleted > 0)
+
+
+def _why_broken(action: str, record: MessageRecord, seq: int, error: InvalidMessage) -> str:
+    if record.seq == seq:
+        return f"This {action} would break tool calls apart: {error.message}"
+    # How to mend an append, as the error has it, is no help here.
+    return (
+        f"This {action} would break tool calls apart: message {record.id} (seq {record.seq}) answers or repeats a call "
+        "of the message that changes. Change or delete that message first."
+    )
 
 
 def copy_of(record: MessageRecord, id: str) -> NewMessage:

@@ -149,10 +149,13 @@ def settle(runtime: Runtime, spec: PromptSpec) -> Request:
     model = find_model(runtime.models, provider, name)
     max_output_tokens = spec.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
     limit = spec.max_prompt_tokens or default_limit(model, max_output_tokens)
-    if model.context_tokens is not None and limit > model.context_tokens:
+    if model.context_tokens is not None and limit + max_output_tokens > model.context_tokens:
         raise InvalidInput(
-            f"`max_prompt_tokens` is {limit}, but {name} takes {model.context_tokens} tokens at most.",
-            field="max_prompt_tokens",
+            f"`max_prompt_tokens` ({limit}) and `max_output_tokens` ({max_output_tokens}) are "
+            f"{limit + max_output_tokens} together, but {name} takes {model.context_tokens} tokens at most, its answer "
+            "included; lower one of them.",
+            field="max_prompt_tokens" if spec.max_prompt_tokens else "max_output_tokens",
+            context_tokens=model.context_tokens,
         )
     return Request(
         provider=provider,

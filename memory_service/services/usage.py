@@ -12,7 +12,7 @@ from memory_service.core.canonical import dumps, loads
 from memory_service.core.lane import Tail
 from memory_service.core.pricing import find_model
 from memory_service.core.tokens import TokenCounts
-from memory_service.core.usage import ReportedUsage
+from memory_service.core.usage import ReportedUsage, check_form
 from memory_service.errors import Conflict, ReplyOutOfPlace
 from memory_service.runtime import Runtime
 from memory_service.services import ingest
@@ -53,6 +53,7 @@ async def report(
     reported = ReportedUsage.parse(usage)
     thread = await get_thread(session, thread_id, lock=True)
     record = await prompt_store.get_prompt(session, thread.pk, prompt_id)
+    check_form(usage, json.loads(record.plan)["provider"])
     kept = await _reply_of(session, record)
     if record.usage is not None:
         await _check_same(session, record, usage, kept, reply)

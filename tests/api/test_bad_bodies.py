@@ -44,6 +44,23 @@ def test_unreadable_json(api: httpx2.Client, unchanged: Unchanged, body: bytes, 
         refused(patched, 400, "invalid_json", says=says)
 
 
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (b'{"user_id": "a", "user_id": "b"}', "user_id"),
+        (b'{"metadata": {"k": "v", "l": "v", "k": "v"}}', "k"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "new", "a": {"b": 1, "\\u0062": 1}}]}]}', "b"),
+        (b'{"\\ud83d": 1, "\\ud83d": 2}', "?"),
+    ],
+)
+def test_a_key_twice_in_one_object(api: httpx2.Client, unchanged: Unchanged, body: bytes, key: str) -> None:
+    with unchanged():
+        refused(post_bytes(api, "/v1/threads", body), 400, "invalid_json", field=key, says="send each key once")
+        line = b'{"type": "thread", "id": "t", ' + body[1:]
+        error = refused(import_lines(api, line), 400, "invalid_json", field=key, says="send each key once")
+        assert error["details"]["line"] == 1
+
+
 @pytest.mark.parametrize("value", ["x", 1, None, True, [], [{}]])
 def test_a_body_that_is_no_object(api: httpx2.Client, unchanged: Unchanged, value: Any) -> None:
     thread = new_thread(api, ("user", "hello"))
@@ -65,7 +82,7 @@ def test_json_must_be_called_json(api: httpx2.Client, unchanged: Unchanged, cont
     headers = {} if content_type is None else {"content-type": content_type}
     with unchanged():
         answer = api.post("/v1/threads", content=b'{"user_id": "u"}', headers=headers)
-        refused(answer, 400, "invalid_header", field="Content-Type", says="application/json")
+        refused(answer, 415, "unsupported_media_type", field="Content-Type", says="application/json")
     ok(api.post("/v1/threads", content=b"{}", headers={"content-type": "application/json; charset=utf-8"}), 201)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from .support import MODEL, TOOL, UNKNOWN_ID, build, new_thread, ok, refused, text
+from .support import MODEL, TOOL, UNKNOWN_ID, build, messages_of, new_thread, ok, refused, text
 
 Unchanged = Callable[[], AbstractContextManager[None]]
 PAIRS_17 = {str(i): "v" for i in range(17)}
@@ -61,11 +61,11 @@ ASSISTANT = [
     ({"model": ""}, "model", "at least 1"),
     ({"model": "m" * 257}, "model", "at most 256"),
     ({"provider": "acme"}, "provider", "'anthropic'"),
-    ({"defaults": {"max_prompt_tokens": 0}}, "defaults.max_prompt_tokens", "greater than or equal to 1"),
+    ({"defaults": {"max_prompt_tokens": 0}}, "defaults.max_prompt_tokens", "at least 1"),
     ({"defaults": {"max_prompt_tokens": "9"}}, "defaults.max_prompt_tokens", "integer"),
     ({"defaults": {"max_output_tokens": True}}, "defaults.max_output_tokens", "integer"),
-    ({"defaults": {"recall": True}}, "defaults.recall", "must be an object"),
-    ({"defaults": {"recall": {"max_tokens": -1}}}, "defaults.recall.max_tokens", "greater than or equal to 0"),
+    ({"defaults": {"recall": "yes"}}, "defaults.recall", "must be an object"),
+    ({"defaults": {"recall": {"max_tokens": -1}}}, "defaults.recall.max_tokens", "at least 0"),
     ({"defaults": {"truncation_strategy": {"type": "x"}}}, "defaults.truncation_strategy.type", "'auto'"),
     ({"defaults": {"temperature": 1}}, "defaults.temperature", "check its spelling"),
 ]
@@ -78,7 +78,12 @@ PROMPT: list[tuple[dict[str, Any], str, str]] = [
     ({"recall": {"max_tokens": "1"}}, "recall.max_tokens", "integer"),
     ({"recall": {"top_k": 1}}, "recall.top_k", "check its spelling"),
     ({"recall": "no"}, "recall", "must be an object"),
-    ({"cache": True}, "cache", "must be an object"),
+    ({"cache": 1}, "cache", "must be an object"),
+    ({"max_output_tokens": 10**8}, "max_output_tokens", "its answer included"),
+    ({"max_prompt_tokens": 999_000, "max_output_tokens": 1_001}, "max_prompt_tokens", "are 1000001 together"),
+    ({"max_tokens": 100}, "max_tokens", "`max_output_tokens`"),
+    ({"system": "Be brief."}, "system", "`instructions`"),
+    ({"message": 5}, "message", "must be an object"),
     ({"cache": {"ttl": "2h"}}, "cache.ttl", "'1h'"),
     ({"context": "now"}, "context", "list"),
     ({"context": [{"type": "image"}]}, "context[0].type", "'text'"),
@@ -92,8 +97,50 @@ PROMPT: list[tuple[dict[str, Any], str, str]] = [
     ({"message": {"role": "user", "content": ""}}, "message.content[0].text", "is empty"),
     ({"message": {"role": "user", "content": "x", "metadata": PAIRS_17}}, "message.metadata", "at most 16"),
     ({"truncation_strategy": {"type": "last_messages"}}, "truncation_strategy", "goes with"),
-    ({"strategy": "auto"}, "strategy", "check its spelling"),
+    ({"strategy": "auto"}, "strategy", "`truncation_strategy`"),
 ]
+
+
+def test_every_route_knows_its_parameters(api: httpx2.Client, unchanged: Unchanged) -> None:
+    """A misspelt filter would filter nothing."""
+    routes = ok(api.get("/openapi.json"))["paths"]
+    with unchanged():
+        for path, operations in routes.items():
+            for method, operation in operations.items():
+                url = path.replace("{", "").replace("}", "")
+                answer = api.request(method.upper(), url, params={"user-id": "u"})
+                error = refused(answer, 422, "invalid_request", field="user-id")
+                declared = {p["name"] for p in operation.get("parameters", []) if p["in"] == "query"}
+                assert {name.partition("[")[0] for name in error["details"]["known"]} == declared
+    assert sum(len(operations) for operations in routes.values()) >= 25
+    error = refused(api.get("/v1/threads?user-id=u"), 422, says="did you mean `user_id`?")
+    assert error["message"].endswith("Known here: `after`, `before`, `limit`, `metadata[key]`, `order`, `user_id`.")
+    refused(api.get("/healthz?x=1"), 422, says="Known here: none")
+    refused(api.get("/v1/threads?metadatas[k]=v"), 422, field="metadatas[k]")
+
+
+def test_the_largest_prompt_that_a_model_takes(api: httpx2.Client) -> None:
+    thread = new_thread(api, ("user", "hello"))
+    ok(build(api, thread["id"], max_prompt_tokens=999_000, max_output_tokens=1_000), 201)
+
+
+def test_true_is_the_default(api: httpx2.Client) -> None:
+    """`recall: true` and `cache: true` say what leaving them out says; an assistant may say otherwise."""
+    assistant = ok(api.post("/v1/assistants", json={"defaults": {"recall": True}}), 201)
+    assert assistant["defaults"] == {"recall": {}}
+    thread = new_thread(api, ("user", "hello"), assistant_id=assistant["id"])
+    plain, asked = (
+        ok(build(api, thread["id"], dry_run=True, **body)) for body in ({}, {"recall": True, "cache": True})
+    )
+    assert plain["request"] == asked["request"]
+
+
+def test_a_message_that_is_a_string(api: httpx2.Client) -> None:
+    thread = new_thread(api)
+    prompt = ok(build(api, thread["id"], message="hello"), 201)
+    assert prompt["request"]["messages"][0]["role"] == "user"
+    assert messages_of(api, thread["id"])[0]["content"] == [text("hello")]
+    refused(build(api, thread["id"], message=" "), 422, "invalid_message", field="message.content[0].text")
 
 
 @pytest.mark.parametrize(("body", "field", "says"), THREAD)
@@ -193,6 +240,34 @@ def test_usage(api: httpx2.Client, unchanged: Unchanged, usage: Any, field: str,
         body = {"usage": usage, "message": {"role": "assistant", "content": "hi"}}
         answer = api.post(f"/v1/threads/{thread['id']}/prompts/{prompt['id']}/usage", json=body)
         refused(answer, 422, "invalid_request", field=field, says=says)
+
+
+OPENAI_USAGE = {"prompt_tokens": 500, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 9}}
+RESPONSES_USAGE = {"input_tokens": 500, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 9}}
+ANTHROPIC_USAGE = {"input_tokens": 500, "cache_read_input_tokens": 9, "output_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("provider", "usage", "whose"),
+    [
+        ("anthropic", OPENAI_USAGE, "OpenAI's"),
+        ("anthropic", RESPONSES_USAGE, "OpenAI's"),
+        ("openai", ANTHROPIC_USAGE, "Anthropic's"),
+    ],
+)
+def test_usage_of_another_provider(
+    api: httpx2.Client, unchanged: Unchanged, provider: str, usage: dict[str, Any], whose: str
+) -> None:
+    """Nothing is learnt from it: read in the wrong form, cached tokens would count twice or not at all."""
+    thread = new_thread(api, ("user", "hello"))
+    prompt = ok(build(api, thread["id"], model="unheard-of", provider=provider), 201)
+    path = f"/v1/threads/{thread['id']}/prompts/{prompt['id']}/usage"
+    with unchanged():
+        refused(
+            api.post(path, json={"usage": usage}), 422, "invalid_request", field="usage", says=f"`usage` is {whose}"
+        )
+    own = ANTHROPIC_USAGE if provider == "anthropic" else OPENAI_USAGE
+    ok(api.post(path, json={"usage": own}))
 
 
 def _call(arguments: Any = "{}", **fields: Any) -> dict[str, Any]:

@@ -9,9 +9,18 @@ from typing import Any
 import httpx2
 import pytest
 
-from .support import append, import_lines, new_thread, ok, refused, text, tool_result, tool_use
+from .support import append, import_lines, messages_of, new_thread, ok, refused, text, tool_result, tool_use
 
 Unchanged = Callable[[], AbstractContextManager[None]]
+
+
+def image(**source: str) -> dict[str, Any]:
+    return {"type": "image", "source": source}
+
+
+def document(**source: Any) -> dict[str, Any]:
+    return {"type": "document", "source": source}
+
 
 # Role, content, the field below `content`, and what the message says.
 CONTENTS: list[tuple[str, Any, str, str]] = [
@@ -28,6 +37,42 @@ CONTENTS: list[tuple[str, Any, str, str]] = [
     ("user", [{"type": "image"}], "[0].source", "with a `type`"),
     ("user", [{"type": "image", "source": {}}], "[0].source", "with a `type`"),
     ("user", [{"type": "document", "source": "x"}], "[0].source", "with a `type`"),
+    ("user", [image(type="base64", media_type="image/png")], "[0].source.data", "non-empty string"),
+    ("user", [image(type="base64", media_type="image/png", data="a?b")], "[0].source.data", "must be base64"),
+    ("user", [image(type="base64", media_type="image/png", data="iVBORw0KGgo")], "[0].source.data", "padded"),
+    (
+        "user",
+        [image(type="base64", media_type="image/png", data="data:image/png;base64,AAAA")],
+        "[0].source.data",
+        "pre",
+    ),
+    ("user", [image(type="base64", media_type="image/tiff", data="AAAA")], "[0].source.media_type", "or image/webp"),
+    ("user", [image(type="base64", data="AAAA")], "[0].source.media_type", "image/jpeg or"),
+    ("user", [image(type="url")], "[0].source.url", "non-empty string"),
+    ("user", [image(type="url", url="data:image/png;base64,AAAA")], "[0].source.url", "base64 source"),
+    ("user", [image(type="file", file_id="")], "[0].source.file_id", "non-empty string"),
+    ("user", [image(type="text", data="x")], "[0].source.type", "is not one of base64, url, file"),
+    (
+        "user",
+        [document(type="base64", media_type="image/png", data="AAAA")],
+        "[0].source.media_type",
+        "application/pdf",
+    ),
+    ("user", [document(type="text", media_type="text/html", data="x")], "[0].source.media_type", "text/plain"),
+    ("user", [document(type="text", media_type="text/plain")], "[0].source.data", "non-empty string"),
+    ("user", [document(type="content", content=[])], "[0].source.content", "list of content blocks"),
+    ("user", [document(type="web")], "[0].source.type", "is not one of"),
+    ("user", [{"type": "image_url", "image_url": {"url": "https://x"}}], "[0].type", '{"type": "image", "source"'),
+    ("user", [{"type": "input_image", "image_url": "https://x"}], "[0].type", '{"type": "image", "source"'),
+    ("user", [{"type": "input_text", "text": "x"}], "[0].type", '{"type": "text"'),
+    ("user", [{"type": "input_file", "file_id": "x"}], "[0].type", '{"type": "document"'),
+    ("user", [{"type": "file", "file": {"file_id": "x"}}], "[0].type", '{"type": "document"'),
+    ("user", [{"type": "input_audio", "input_audio": {}}], "[0].type", "no blocks for sound"),
+    ("assistant", [{"type": "output_text", "text": "x"}], "[0].type", '{"type": "text"'),
+    ("assistant", [{"type": "function_call", "name": "x"}], "[0].type", '{"type": "tool_use"'),
+    ("user", [{"type": "function_call_output", "output": "x"}], "[0].type", '{"type": "tool_result"'),
+    ("user", [tool_result("open", [image(type="url")])], "[0].content[0].source.url", "non-empty string"),
+    ("user", [tool_result("open", [{"type": "image_url"}])], "[0].content[0].type", "is OpenAI's"),
     ("user", [tool_use("a")], "[0]", "belong in assistant messages"),
     ("user", [{"type": "thinking", "thinking": "x"}], "[0]", "belong in assistant messages"),
     ("user", [{"type": "redacted_thinking", "data": "x"}], "[0]", "belong in assistant messages"),
@@ -69,6 +114,23 @@ def test_content(api: httpx2.Client, unchanged: Unchanged, role: str, content: A
         lines = [{"type": "thread", "id": "t"}, {"type": "message", **fine}, {"type": "message", **bad}]
         error = refused(import_lines(api, lines), 422, "invalid_message", field=f"content{below}", says=says)
         assert error["details"]["line"] == 3
+
+
+def test_media_that_providers_take(api: httpx2.Client) -> None:
+    blocks = [
+        *(image(type="base64", media_type=f"image/{kind}", data="AAAA") for kind in ("png", "jpeg", "gif", "webp")),
+        image(type="url", url="https://example.com/a.png"),
+        image(type="file", file_id="file_1"),
+        document(type="base64", media_type="application/pdf", data="AAA="),
+        document(type="text", media_type="text/plain", data="x"),
+        document(type="content", content="x"),
+        document(type="content", content=[text("x")]),
+        document(type="url", url="https://example.com/a.pdf"),
+        document(type="file", file_id="file_1"),
+        {"type": "a_later_one", "source": {"type": "anything"}},
+    ]
+    thread = new_thread(api, ("user", blocks))
+    assert messages_of(api, thread["id"])[0]["content"] == blocks
 
 
 @pytest.mark.parametrize(
@@ -182,7 +244,9 @@ def test_edits_and_deletions_that_break_pairs(api: httpx2.Client, unchanged: Unc
             api.patch(f"{path}/{call['id']}", json={"content": "no call"}),
             api.patch(f"{path}/{call['id']}", json={"content": [tool_use("other")]}),
         ):
-            error = refused(answer, 422, "tool_pair_broken", says="Change or delete that message first")
+            error = refused(answer, 422, "tool_pair_broken", says="(seq 3)")
+            assert "Change or delete that message first" in error["message"]
+            assert "Append" not in error["message"]
             assert error["details"]["message_id"] == result["id"]
         repeated = api.patch(f"{path}/{second['id']}", json={"content": [tool_use("a")]})
         refused(repeated, 422, "duplicate_tool_use")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx2
 import pytest
 import schemathesis
@@ -77,6 +79,26 @@ def check(cases: st.SearchStrategy[Case], api: httpx2.Client, ids: dict[str, str
         assert answer.headers["x-request-id"]
 
     run()
+
+
+def test_what_the_document_says(api: httpx2.Client) -> None:
+    """Names that generators of clients accept, the header that every POST takes, and the errors of each route."""
+    document = ok(api.get("/openapi.json"))
+    for kind, components in document["components"].items():
+        assert all(re.fullmatch(r"[a-zA-Z0-9._-]+", name) for name in components), kind
+    named = set(document["components"]["securitySchemes"])
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation.get("description"), where
+            assert {name for scheme in operation.get("security", []) for name in scheme} <= named
+            headers = {p["name"] for p in operation.get("parameters", []) if p["in"] == "header"}
+            assert headers == ({"Idempotency-Key"} if method == "post" else set()), where
+            if path.startswith("/v1"):
+                assert operation["security"], where
+                expected = {"401", "422", "503"} | ({"404"} if "{" in path else set())
+                expected |= {"400", "409", "413", "415"} if method in ("post", "patch") else set()
+                assert expected <= operation["responses"].keys(), where
 
 
 def test_good_answers(served_schema: BaseSchema, api: httpx2.Client, ids: dict[str, str]) -> None:

@@ -192,7 +192,8 @@ def test_numbers_in_arguments_keep_their_spelling(api: httpx2.Client, prompt: Pr
     assert '"input":{"city":"서울","n":1.10}' in answer.text
 
 
-def test_a_whole_chat_completion(api: httpx2.Client, prompt: Prompt) -> None:
+def test_a_whole_chat_completion(api: httpx2.Client) -> None:
+    prompt = Prompt(api, model="gpt-5.5", provider="openai")
     completion = ChatCompletion.model_validate(
         {
             "id": "chatcmpl-1",

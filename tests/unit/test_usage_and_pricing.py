@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memory_service.core.pricing import Model, find_model, provider_of
-from memory_service.core.usage import ReportedUsage
+from memory_service.core.usage import ReportedUsage, check_form
 from memory_service.errors import InvalidInput
 from tests.property.simulator import CLAUDE, UNPRICED
 
@@ -55,6 +55,24 @@ def test_what_is_no_usage_is_refused(usage: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         ReportedUsage.parse(usage)
     assert refused.value.details["field"] == field
+
+
+OPENAI = {"prompt_tokens": 5, "completion_tokens": 1}
+RESPONSES = {"input_tokens": 5, "input_tokens_details": {"cached_tokens": 0}}
+ANTHROPIC = {"input_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("provider", "own", "foreign"),
+    [("anthropic", [ANTHROPIC], [OPENAI, RESPONSES]), ("openai", [OPENAI, RESPONSES], [ANTHROPIC])],
+)
+def test_whose_usage_it_is(provider: str, own: list[dict[str, Any]], foreign: list[dict[str, Any]]) -> None:
+    for usage in [*own, {**OPENAI, **ANTHROPIC}]:  # some gateways send both
+        check_form(usage, provider)
+    for usage in foreign:
+        check_form(usage, "echo")
+        with pytest.raises(InvalidInput, match="was built for"):
+            check_form(usage, provider)
 
 
 def test_costs() -> None:

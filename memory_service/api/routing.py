@@ -1,0 +1,148 @@
+"""What every route does before FastAPI looks at a request, and what it adds to its own description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from fastapi import Request, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from memory_service.api import schemas
+from memory_service.core.canonical import check_text, loads
+from memory_service.errors import InvalidInput, Unauthenticated, UnsupportedMediaType
+from memory_service.runtime import Runtime
+from memory_service.store import projects
+
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+_MAX_NAME_CHARACTERS = 64
+_IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Sent again within 24 hours with the same body, the request is answered as before and has no second "
+    "effect.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_CHARACTERS},
+}
+
+
+class CanonicalRequest(Request):
+    """Reads JSON without losing how numbers were spelled, and refuses text that cannot be stored."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_canonical"):
+            body = loads(await self.body(), unique_keys=True)
+            check_text(body, "")
+            self._canonical = body
+        return self._canonical
+
+
+class StrictRoute(APIRoute):
+    """Refuses query parameters that it does not declare: a misspelt filter would filter nothing."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        documented: Mapping[str, Any] = options.pop("openapi_extra", None) or {}
+        if "POST" in (options.get("methods") or ()):
+            documented = {**documented, "parameters": [*documented.get("parameters", []), _IDEMPOTENCY_KEY]}
+        super().__init__(path, endpoint, openapi_extra=dict(documented) or None, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        route = super().get_route_handler()
+        fields = get_flat_params(self.dependant)
+        plain = {field.alias for field in fields if isinstance(field.field_info, params.Query)}
+        documented = (self.openapi_extra or {}).get("parameters", [])
+        deep = {parameter["name"] for parameter in documented if parameter.get("style") == "deepObject"}
+
+        async def with_known_parameters(request: Request) -> Response:
+            for name in request.query_params:
+                if name not in plain and name.partition("[")[0] not in deep:
+                    raise _unknown_parameter(name, sorted(plain | {f"{each}[key]" for each in deep}))
+            return await route(request)
+
+        return with_known_parameters
+
+
+class CanonicalRoute(StrictRoute):
+    """Authenticates, then reads the body, both before FastAPI: it would answer a body it cannot read without saying why."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        statuses = _statuses(path, options.get("methods") or {"GET"})
+        super().__init__(path, endpoint, **{**options, "responses": {**statuses, **(options.get("responses") or {})}})
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        route = super().get_route_handler()
+
+        async def with_canonical_request(request: Request) -> Response:
+            canonical = CanonicalRequest(request.scope, request.receive)
+            project_id = await authenticate(canonical)
+            canonical.state.project_id = canonical.scope["memory.project_id"] = project_id
+            if self.body_field is not None and await canonical.body():
+                _check_is_json(canonical)
+                await canonical.json()
+            return await route(canonical)
+
+        return with_canonical_request
+
+
+def _unknown_parameter(name: str, known: list[str]) -> InvalidInput:
+    shown = name[:_MAX_NAME_CHARACTERS]
+    told = f"`{shown}` is not a query parameter of this route"
+    if similar := get_close_matches(shown, known, 1):
+        told += f"; did you mean `{similar[0]}`?"
+    listed = ", ".join(f"`{each}`" for each in known) or "none"
+    return InvalidInput(f"{told}. Known here: {listed}.", field=shown, known=known)
+
+
+_STATUSES = {
+    400: "A body that is no JSON, or a header that is not valid.",
+    401: "No API key, or one that is unknown or revoked.",
+    404: "No such object in this project.",
+    409: "The request contradicts the present state, or its Idempotency-Key was used for another one.",
+    413: "The body is too large.",
+    415: "The body is not called JSON by its Content-Type.",
+    422: "The request is understood, and wrong; the message names the field and the remedy.",
+    503: "Something the service depends on is away; send the request again.",
+}
+
+
+def _statuses(path: str, methods: Collection[str]) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route, as its document has them."""
+    possible = {401, 422, 503}
+    if "{" in path:
+        possible |= {404}
+    if "POST" in methods or "PATCH" in methods:
+        possible |= {400, 409, 413, 415}
+    return {s: {"model": schemas.ErrorBody, "description": _STATUSES[s]} for s in sorted(possible)}
+
+
+async def authenticate(request: Request) -> int:
+    """The project of the request's key. Raises Unauthenticated."""
+    runtime: Runtime = request.app.state.runtime
+    project_id = await projects.authenticate(runtime.db, _api_key(request))
+    if project_id is None:
+        raise Unauthenticated("This API key is unknown or revoked; `memory-service keys create` makes one.")
+    return project_id
+
+
+def _api_key(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    key = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    if not key:
+        raise Unauthenticated(
+            "No API key was sent; send `Authorization: Bearer msk_…`. The embedded service keeps its first key in "
+            "<data-dir>/api_key."
+        )
+    return key
+
+
+def _check_is_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise UnsupportedMediaType(
+            "The body must be JSON; send the header `Content-Type: application/json`.", field="Content-Type"
+        )
