@@ -29,8 +29,9 @@ help: ## Show this list
 run: $(RUN) ## Serve on http://127.0.0.1:8080 with an embedded Postgres
 	$(BIN)/memory-service serve $(ARGS)
 
+# Standard output is the demo's alone, for ARGS=--json.
 demo: $(RUN) engine ## See the main job end to end, then exit
-	$(BIN)/memory-service demo $(ARGS)
+	@$(BIN)/memory-service demo $(ARGS)
 
 test: check engine ## Check, then run every test that needs only Python
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ARGS)
@@ -69,13 +70,15 @@ $(VENV):
 	  echo "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(if $(UV),true,$(PYTHON) -c 'import ensurepip, venv') 2>/dev/null || { \
 	  echo "'$(PYTHON)' cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(if $(UV),$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv,$(PYTHON) -m venv --clear .venv)
+	@echo "Setting up .venv" >&2
+	@$(if $(UV),$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv,$(PYTHON) -m venv --clear .venv) >&2
 	@touch $@
 
 # What is installed is what the locks say, hash by hash; our own two packages come last, from this directory.
 $(RUN): $(VENV) requirements/build.txt requirements/run.txt $(PROJECTS)
-	$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/run.txt
-	$(INSTALL) --no-deps --no-build-isolation -e . -e clients/python
+	@echo "Installing what it needs" >&2
+	@$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/run.txt >&2
+	@$(INSTALL) --no-deps --no-build-isolation -e . -e clients/python >&2
 	@touch $@
 
 $(DEV): $(RUN) requirements/dev.txt
@@ -86,7 +89,7 @@ $(DEV): $(RUN) requirements/dev.txt
 engine: $(RUN)
 	@{ test $(ENGINE) -nt requirements/engine.txt && test $(ENGINE) -nt $(VENV); } || \
 	  { $(INSTALL) --require-hashes -r requirements/engine.txt >/dev/null 2>&1 && touch $(ENGINE); } || \
-	  echo "Going on without the llama.cpp engine: requirements/engine.txt could not be installed here."
+	  echo "Going on without the llama.cpp engine: requirements/engine.txt could not be installed here." >&2
 
 # Where there is no torch without gigabytes for graphics cards, the tests that need these skip, and say so.
 TORCH := $(INSTALL) --no-deps -r requirements/torch.txt

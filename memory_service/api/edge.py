@@ -40,7 +40,7 @@ class Edge:
         exchange = _Exchange(scope, send, self.intake)
         try:
             if scope["path"] in WITHOUT_INTAKE:
-                await self._app(scope, receive, exchange.send)
+                await self._answer(exchange, scope, receive)
             elif self.intake.draining:
                 await exchange.refuse(receive, Unavailable(_STOPPING))
             else:

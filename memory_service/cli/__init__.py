@@ -42,6 +42,7 @@ def demo(
             "--from",
             help="Play this instead of the sample: an NDJSON export, a LoCoMo file (FILE#conv-26 picks one), or a list "
             "of OpenAI messages.",
+            show_default="the sample conversation",
         ),
     ] = None,
     data_dir: Annotated[

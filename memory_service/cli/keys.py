@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.cells import cell_len, set_cell_size
 
-from memory_service.cli.common import AsJson, DataDir, err, explained, out, read_settings
+from memory_service.cli.common import AsJson, DataDir, err, explained, read_settings
 from memory_service.runtime import now_utc
 from memory_service.services import lifecycle
+from memory_service.store.projects import ApiKeyRecord
 
 app = typer.Typer(help="API keys. A key belongs to a project, and nothing crosses projects.", no_args_is_help=True)
 
@@ -23,7 +25,7 @@ app = typer.Typer(help="API keys. A key belongs to a project, and nothing crosse
 @app.command("create")
 def create(
     project: Annotated[str, typer.Option(help="The project; made if need be.")] = lifecycle.DEFAULT_PROJECT,
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    name: Annotated[str, typer.Option(help="What the key is for.", show_default="none")] = "",
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,13 +49,28 @@ def list_(
     with explained(), _database(data_dir) as url:
         keys = asyncio.run(lifecycle.list_keys(url, project))
         if as_json:
-            typer.echo(json.dumps([asdict(key) for key in keys], default=str))
-            return
-        table = Table("id", "project", "name", "key", "created", "revoked")
-        for key in keys:
-            revoked = f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else ""
-            table.add_row(key.id, key.project, key.name, f"msk_…{key.hint}", f"{key.created_at:%Y-%m-%d}", revoked)
-        out.print(table)
+            typer.echo(json.dumps([asdict(key) for key in keys], default=_rfc3339))
+        else:
+            _print_columns([_HEADINGS, *map(_columns, keys)])
+
+
+_HEADINGS = ("id", "project", "name", "key", "created", "revoked")
+
+
+def _columns(key: ApiKeyRecord) -> tuple[str, ...]:
+    revoked = f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else ""
+    return key.id, key.project, key.name, f"msk_…{key.hint}", f"{key.created_at:%Y-%m-%d}", revoked
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """As wide as they must be, whatever the terminal: an id that is shortened is none."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(map(set_cell_size, row, widths)).rstrip())
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 @app.command("revoke")

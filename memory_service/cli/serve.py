@@ -114,9 +114,12 @@ def migrate(data_dir: DataDir = None) -> None:
     with explained():
         settings = read_settings(data_dir=data_dir)
         with lifecycle.open_database(settings, share=True) as database:
-            lifecycle.prepare_database(database, migrate_used=True)
+            has_migrated = lifecycle.prepare_database(database, migrate_used=True)
             asyncio.run(lifecycle.check_database(database.url))
-            typer.echo(f"{database.described}: migrated")
+            typer.echo(
+                f"{database.described}: "
+                + ("migrated" if has_migrated else "is migrated already; there was nothing to do")
+            )
 
 
 def listen(host: str, port: int) -> socket.socket:

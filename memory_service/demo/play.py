@@ -101,6 +101,8 @@ def play(source: Path | None, data_dir: Path | None, max_prompt_tokens: int | No
         )
     else:
         _print(played, console)
+        console.print()
+        console.print("Next: `make run` serves it for your own application; README.md, “Use it”, has the first calls.")
     return 0
 
 

@@ -153,6 +153,7 @@ async def ensure_first_key(url: str, data_dir: Path) -> tuple[str, bool]:
     """The key in `<data_dir>/api_key`, made with the default project when there is none, and whether it is new."""
     path = data_dir / "api_key"
     if path.exists():
+        path.chmod(0o600)  # a copy or a backup may have come back readable to all
         key = path.read_text().strip()
         database = Database(url, role="memory_worker", pool_size=1)
         try:
@@ -168,9 +169,14 @@ async def ensure_first_key(url: str, data_dir: Path) -> tuple[str, bool]:
     return key, True
 
 
-def prepare_database(database: OpenDatabase, *, migrate_used: bool) -> None:
-    """Migrate the embedded database; one that a service may be using only when asked. Raises DatabaseNotReady."""
-    if migrate_used or (database.embedded and not database.shared):
-        migrate(database.url)
-        if database.embedded:
-            allow_login(database.url)
+def prepare_database(database: OpenDatabase, *, migrate_used: bool) -> bool:
+    """Migrate the embedded database; one that a service may be using only when asked. Whether there was anything to do.
+
+    Raises DatabaseNotReady.
+    """
+    if not migrate_used and (not database.embedded or database.shared):
+        return False
+    has_migrated = migrate(database.url)
+    if database.embedded:
+        allow_login(database.url)
+    return has_migrated

@@ -62,11 +62,12 @@ def head_revision() -> str:
     return head
 
 
-def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database to `revision`. Replicas that start together wait for one another, however long it takes.
+def migrate(url: str, revision: str = "head") -> bool:
+    """Bring the database to `revision`. Returns whether that changed anything.
 
-    Connects as the role of the URL, which must be allowed to create the schema, the extension and the two roles, or
-    find them made. Raises DatabaseNotReady with the remedy.
+    Replicas that start together wait for one another, however long it takes. Connects as the role of the URL, which must be
+    allowed to create the schema, the extension and the two roles, or find them made.
+    Raises DatabaseNotReady with the remedy.
     """
     engine = create_engine(
         sqlalchemy_url(url), connect_args={"options": connection_options(url, None) + _OPTIONS, "connect_timeout": 10}
@@ -77,9 +78,12 @@ def migrate(url: str, revision: str = "head") -> None:
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             connection.execute(text("RESET lock_timeout"))
             connection.commit()
+            before = _revision(connection)
             _upgrade(connection, revision)
+            has_changed = _revision(connection) != before
             connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _MIGRATION_LOCK})
             connection.commit()
+            return has_changed
     except SQLAlchemyError as error:
         raise DatabaseNotReady(_why_not_migrated(error)) from error
     except CommandError as error:
@@ -106,6 +110,13 @@ def _connect(engine: Engine) -> Connection:
         return engine.connect()
     except SQLAlchemyError as error:
         raise DatabaseNotReady(why_unusable(error)) from error
+
+
+def _revision(connection: Connection) -> str | None:
+    is_there = connection.scalar(text("SELECT to_regclass(:table) IS NOT NULL"), {"table": f"{SCHEMA}.alembic_version"})
+    found = connection.scalar(text(f"SELECT version_num FROM {SCHEMA}.alembic_version")) if is_there else None
+    connection.commit()
+    return found
 
 
 def _upgrade(connection: Connection, revision: str) -> None:

@@ -120,6 +120,17 @@ def test_make_demo_ends_with_the_table(temporary_dir: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "read from the prompt cache" in ran.stdout.replace("\n", " ")
     assert re.search(r"prompts over budget\s+│ 0 ", ran.stdout)
+    assert "Next: `make run`" in ran.stdout
+
+
+def test_make_demo_says_nothing_of_its_own(temporary_dir: Path) -> None:
+    """Standard output is the demo's, so that `make demo ARGS=--json` can be piped."""
+    ran = subprocess.run(
+        ["make", "--no-print-directory", "demo", "ARGS=--help"],
+        cwd=REPOSITORY, env=_environment(temporary_dir), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split()[:3] == ["Usage:", "memory-service", "demo"]
 
 
 def test_settings_table_is_the_class() -> None:

@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -403,8 +404,8 @@ def test_keys_while_the_service_runs_and_while_it_does_not(data_dir: Path, monke
     for name in [name for name in os.environ if name.startswith("MEMORY_")]:
         monkeypatch.delenv(name)
 
-    def keys(*arguments: str) -> Result:
-        return CliRunner().invoke(app, ["keys", *arguments, "--data-dir", str(data_dir)])
+    def keys(*arguments: str, columns: int = 80) -> Result:
+        return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["keys", *arguments, "--data-dir", str(data_dir)])
 
     def as_json(*arguments: str) -> Any:
         done = keys(*arguments, "--json")
@@ -428,7 +429,11 @@ def test_keys_while_the_service_runs_and_while_it_does_not(data_dir: Path, monke
         assert listed["online"]["hint"] == second[-4:]
         assert second not in json.dumps(listed)
         assert [key["id"] for key in as_json("list", "--project", "offline")] == [made["id"]]
-        assert f"msk_…{second[-4:]}" in keys("list").stdout
+        assert listed["online"]["created_at"].endswith("Z")
+        assert datetime.fromisoformat(listed["online"]["created_at"]).tzinfo
+        narrow = keys("list", columns=40).stdout
+        assert f"msk_…{second[-4:]}" in narrow
+        assert {line.split()[0] for line in narrow.splitlines()} == {"id", *(key["id"] for key in listed.values())}
         revoked = keys("revoke", made["id"])
         assert (revoked.exit_code, revoked.stdout) == (0, f"{made['id']} revoked\n")
         assert status(made["key"]) == 401
@@ -450,6 +455,7 @@ def test_first_key_is_kept_and_made_anew_when_it_is_lost(data_dir: Path, databas
 
     first, is_new = ensure()
     assert is_new
+    (tmp_path / "api_key").chmod(0o644)
     assert ensure() == (first, False)
     for spoilt in ("", "msk_of_another_database\n"):
         (tmp_path / "api_key").write_text(spoilt)

@@ -279,6 +279,9 @@ def test_serve_refuses_a_database_that_is_not_migrated(empty_url: str) -> None:
 def test_migrate_command(empty_url: str) -> None:
     status, said = command("migrate", url=empty_url)
     assert (status, said) == (0, "the Postgres of MEMORY_DATABASE_URL: migrated\n")
+    status, said = command("migrate", url=empty_url)
+    assert status == 0
+    assert said.endswith("is migrated already; there was nothing to do\n")
     usable(empty_url)
 
 
