@@ -10,6 +10,7 @@ import typer
 from memory_service import __version__
 from memory_service.cli import keys
 from memory_service.cli.common import AsJson, explained
+from memory_service.cli.doctor import doctor
 from memory_service.cli.serve import migrate, serve
 from memory_service.cli.transfer import export, import_
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(migrate)
+app.command()(doctor)
 app.command()(export)
 app.command("import")(import_)
 app.add_typer(keys.app, name="keys")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import lzma
 import re
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from importlib.resources import files
@@ -55,12 +56,17 @@ class O200kCounter:
 
     @cached_property
     def _encoding(self) -> tiktoken.Encoding:
-        packed = (files("memory_service") / "assets" / _VOCABULARY).read_bytes()
-        vocabulary = lzma.decompress(packed)
-        if sha256(vocabulary).hexdigest() != _VOCABULARY_SHA256:
-            raise RuntimeError("The o200k_base vocabulary of this installation is damaged; install the package again.")
+        vocabulary = _unpacked((files("memory_service") / "assets" / _VOCABULARY).read_bytes())
         ranks = {}
         for line in vocabulary.splitlines():
             token, rank = line.split()
             ranks[base64.b64decode(token)] = int(rank)
         return tiktoken.Encoding("o200k_base", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+def _unpacked(packed: bytes) -> bytes:
+    with suppress(lzma.LZMAError):
+        vocabulary = lzma.decompress(packed)
+        if sha256(vocabulary).hexdigest() == _VOCABULARY_SHA256:
+            return vocabulary
+    raise RuntimeError("The o200k_base vocabulary of this installation is damaged; install the package again.")
