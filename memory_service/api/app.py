@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from memory_service import __version__
-from memory_service.api import assistants, estimates, prompts, schemas, system, threads, transfer
+from memory_service.api import answers, assistants, estimates, prompts, system, threads, transfer
 from memory_service.api.edge import Edge
 from memory_service.api.errors import add_error_handlers
 from memory_service.api.intake import Intake
@@ -30,8 +30,8 @@ _DESCRIPTION = (
     "characters: sent again within 24 hours with the same body, it is answered as before and has no second effect."
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": schemas.ErrorBody, "description": "The request must be changed; the message says how."},
-    "5XX": {"model": schemas.ErrorBody, "description": "Something on this side; send the request again."},
+    "4XX": {"model": answers.ErrorBody, "description": "The request must be changed; the message says how."},
+    "5XX": {"model": answers.ErrorBody, "description": "Something on this side; send the request again."},
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from memory_service.api import render, schemas
+from memory_service.api import answers, render, schemas
 from memory_service.api.deps import Ctx, NewestFirst, json_response, once
 from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import check_metadata_size
@@ -31,7 +31,7 @@ def assistant_fields(body: schemas.AssistantCreate) -> dict[str, Any]:
     return fields
 
 
-@router.post("/assistants", status_code=201, response_model=schemas.Assistant)
+@router.post("/assistants", status_code=201, response_model=answers.Assistant)
 async def create_assistant(context: Ctx, body: schemas.AssistantCreate) -> Response:
     """Create an assistant: what its threads have in common, at the front of every prompt."""
     fields = assistant_fields(body)
@@ -45,7 +45,7 @@ async def create_assistant(context: Ctx, body: schemas.AssistantCreate) -> Respo
     return await once(context, effect, status=201)
 
 
-@router.get("/assistants", response_model=schemas.Page[schemas.Assistant])
+@router.get("/assistants", response_model=answers.Page[answers.Assistant])
 async def list_assistants(context: Ctx, page: NewestFirst) -> Response:
     """List assistants, newest first."""
     async with context.runtime.db.read_only(context.project_id) as session:
@@ -53,14 +53,14 @@ async def list_assistants(context: Ctx, page: NewestFirst) -> Response:
     return json_response(render.page(found, render.assistant))
 
 
-@router.get("/assistants/{assistant_id}", response_model=schemas.Assistant)
+@router.get("/assistants/{assistant_id}", response_model=answers.Assistant)
 async def get_assistant(context: Ctx, assistant_id: str) -> Response:
     """One assistant."""
     async with context.runtime.db.read_only(context.project_id) as session:
         return json_response(render.assistant(await thread_store.get_assistant(session, assistant_id)))
 
 
-@router.patch("/assistants/{assistant_id}", response_model=schemas.Assistant)
+@router.patch("/assistants/{assistant_id}", response_model=answers.Assistant)
 async def update_assistant(context: Ctx, assistant_id: str, body: schemas.AssistantUpdate) -> Response:
     """Set what is given; null clears. The prefix of every thread that uses the assistant is written anew."""
     fields, metadata = assistant_fields(body), body.metadata or {}
@@ -73,7 +73,7 @@ async def update_assistant(context: Ctx, assistant_id: str, body: schemas.Assist
     return await once(context, effect)
 
 
-@router.delete("/assistants/{assistant_id}", response_model=schemas.Deleted)
+@router.delete("/assistants/{assistant_id}", response_model=answers.Deleted)
 async def delete_assistant(context: Ctx, assistant_id: str) -> Response:
     """Delete an assistant that no thread uses."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from memory_service.api import render, schemas
+from memory_service.api import answers, render
 from memory_service.api.deps import Ctx, json_response, once
 from memory_service.api.routing import CanonicalRoute
 from memory_service.store import prompts as prompt_store
@@ -46,7 +46,7 @@ async def list_estimates(context: Ctx) -> Response:
     return json_response({"object": "list", "data": [render.estimate(record) for record in found]})
 
 
-@router.delete("/estimates", response_model=schemas.Deleted)
+@router.delete("/estimates", response_model=answers.Deleted)
 async def reset_estimate(context: Ctx, provider: _Name, model: _Name) -> Response:
     """Forget what was learnt of a model; the next prompts are estimated as for one that never reported."""
 

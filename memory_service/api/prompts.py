@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from memory_service.api import render, schemas
+from memory_service.api import answers, render, schemas
 from memory_service.api.deps import Ctx, NewestFirst, json_response, once
 from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import draft
@@ -51,8 +51,8 @@ def _spec(body: schemas.PromptCreate) -> PromptSpec:
 @router.post(
     "/threads/{thread_id}/prompts",
     status_code=201,
-    response_model=schemas.Prompt,
-    responses={200: {"model": schemas.Prompt, "description": "Planned only (`dry_run`)."}},
+    response_model=answers.Prompt,
+    responses={200: {"model": answers.Prompt, "description": "Planned only (`dry_run`)."}},
 )
 async def build_prompt(context: Ctx, thread_id: str, body: schemas.PromptCreate) -> Response:
     """Build the next prompt: `request` is what the provider's SDK takes, the rest explains it."""
@@ -69,7 +69,7 @@ async def build_prompt(context: Ctx, thread_id: str, body: schemas.PromptCreate)
     return json_response(render.prompt(built, context.runtime.models), 200 if body.dry_run else 201)
 
 
-@router.get("/threads/{thread_id}/prompts", response_model=schemas.Page[schemas.PromptSummary])
+@router.get("/threads/{thread_id}/prompts", response_model=answers.Page[answers.PromptSummary])
 async def list_prompts(context: Ctx, page: NewestFirst, thread_id: str) -> Response:
     """List the prompts built, newest first, without their requests."""
     async with context.runtime.db.read_only(context.project_id) as session:
@@ -83,14 +83,14 @@ async def list_prompts(context: Ctx, page: NewestFirst, thread_id: str) -> Respo
     )
 
 
-@router.get("/threads/{thread_id}/prompts/{prompt_id}", response_model=schemas.Prompt)
+@router.get("/threads/{thread_id}/prompts/{prompt_id}", response_model=answers.Prompt)
 async def get_prompt(context: Ctx, thread_id: str, prompt_id: str) -> Response:
     """A prompt with its request, rebuilt; `request_digest` proves it is the same."""
     built = await prompts.get(context.runtime, context.project_id, thread_id, prompt_id)
     return json_response(render.prompt(built, context.runtime.models))
 
 
-@router.post("/threads/{thread_id}/prompts/{prompt_id}/usage", response_model=schemas.UsageAnswer)
+@router.post("/threads/{thread_id}/prompts/{prompt_id}/usage", response_model=answers.UsageAnswer)
 async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schemas.UsageReport) -> Response:
     """Report the provider's `usage` object and the reply to append, both as they came. Repeating it changes nothing;
     a reply may follow later, with the same usage."""

@@ -11,7 +11,7 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from memory_service.api import schemas
+from memory_service.api import answers
 from memory_service.core.canonical import check_text, loads
 from memory_service.errors import InvalidInput, Unauthenticated, UnsupportedMediaType
 from memory_service.runtime import Runtime
@@ -115,7 +115,7 @@ def _statuses(path: str, methods: Collection[str]) -> dict[int | str, dict[str, 
         possible |= {404}
     if "POST" in methods or "PATCH" in methods:
         possible |= {400, 409, 413, 415}
-    return {s: {"model": schemas.ErrorBody, "description": _STATUSES[s]} for s in sorted(possible)}
+    return {s: {"model": answers.ErrorBody, "description": _STATUSES[s]} for s in sorted(possible)}
 
 
 async def authenticate(request: Request) -> int:

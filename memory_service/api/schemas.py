@@ -1,8 +1,8 @@
-"""The wire: what requests may hold, and what answers look like."""
+"""The wire: what requests may hold. What answers look like stands in `answers`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,8 +15,6 @@ from pydantic import (
     Tag,
     model_validator,
 )
-
-T = TypeVar("T")
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
@@ -51,6 +49,8 @@ Content = Annotated[
 ]
 ProviderObjects = Annotated[list[dict[str, Any]], Field(fail_fast=True, description="As OpenAI gives them.")]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
+MaxPromptTokens = Annotated[Tokens, Field(description="What the prompt may have at most, in the model's own tokens.")]
+MaxOutputTokens = Annotated[Tokens, Field(description="What the answer may have at most; 4096 when nobody says.")]
 
 
 class Input(BaseModel):
@@ -151,8 +151,11 @@ class ThreadUpdate(ThreadFields):
     metadata: MetadataPatch | None = None
 
 
-class ForkInput(Input):
+class ForkInput(ThreadFields):
+    """All else is copied from the thread, unless it is given: then it is the copy's own; null leaves it out."""
+
     seq: Annotated[int, Field(ge=0, le=2**31 - 1, description="Last message of the copy.")]
+    metadata: Annotated[Metadata | None, Field(description="Instead of the thread's.")] = None
 
 
 class MessagesCreate(Input):
@@ -233,16 +236,21 @@ class TextBlock(Input):
 class PromptCreate(Input):
     provider: Provider | None = None
     model: ModelName | None = None
-    max_prompt_tokens: Tokens | None = None
-    max_output_tokens: Tokens | None = None
+    max_prompt_tokens: MaxPromptTokens | None = None
+    max_output_tokens: MaxOutputTokens | None = None
     truncation_strategy: Strategy | None = None
     recall: Recall | None = None
-    context: Annotated[list[TextBlock], Field(max_length=100)] = []
+    context: Annotated[
+        list[TextBlock],
+        Field(max_length=100, description="For this prompt only: stands before the question, and is not kept."),
+    ] = []
     message: UserMessage | None = None
     tools: Tools | None = None
     cache: Cache | None = None
-    dry_run: bool = False
-    refresh: bool = False
+    dry_run: Annotated[bool, Field(description="Plan only; nothing is appended or kept.")] = False
+    refresh: Annotated[
+        bool, Field(description="Recall and context anew in a turn that has a prompt already; breaks its prefix.")
+    ] = False
 
 
 class UsageReport(Input):
@@ -251,8 +259,8 @@ class UsageReport(Input):
 
 
 class AssistantDefaults(Input):
-    max_prompt_tokens: Tokens | None = None
-    max_output_tokens: Tokens | None = None
+    max_prompt_tokens: MaxPromptTokens | None = None
+    max_output_tokens: MaxOutputTokens | None = None
     truncation_strategy: Strategy | None = None
     recall: Recall | None = None
 
@@ -276,182 +284,3 @@ class SearchInput(Input):
     q: Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
     user_id: Id
     limit: Annotated[int, Field(ge=1, le=100)] = 10
-
-
-# What answers look like. These document; the routes write the JSON, because content must keep its bytes.
-
-
-class ErrorDetail(BaseModel):
-    code: str
-    message: str
-    details: dict[str, Any]
-
-
-class ErrorBody(BaseModel):
-    error: ErrorDetail
-    request_id: str
-
-
-class Page(BaseModel, Generic[T]):
-    object: Literal["list"]
-    data: list[T]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-class Deleted(BaseModel):
-    id: str
-    object: str
-    deleted: Literal[True]
-
-
-class Thread(BaseModel):
-    id: str
-    object: Literal["thread"]
-    created_at: str
-    user_id: str | None
-    assistant_id: str | None
-    instructions: str | None
-    tools: list[dict[str, Any]] | None
-    documents: list[dict[str, Any]] | None
-    metadata: dict[str, str]
-    truncation_strategy: dict[str, Any] | None
-    message_count: int
-    last_seq: int
-    pending_embeddings: int
-    active_run_id: str | None
-
-
-class Message(BaseModel):
-    id: str
-    object: Literal["message"]
-    thread_id: str
-    seq: int
-    role: Literal["user", "assistant"]
-    content: list[dict[str, Any]]
-    status: str
-    token_count: int
-    run_id: str | None
-    metadata: dict[str, str]
-    created_at: str
-
-
-class MessageList(BaseModel):
-    object: Literal["list"]
-    data: list[Message]
-
-
-class SearchHit(BaseModel):
-    message_id: str
-    thread_id: str
-    seq: int
-    role: Literal["user", "assistant"]
-    score: float
-    why: dict[str, float | None]
-    excerpt: str
-    message: Message
-
-
-class SearchHits(BaseModel):
-    object: Literal["list"]
-    data: list[SearchHit]
-
-
-class SectionTokens(BaseModel):
-    system: int
-    tools: int
-    summary: int
-    window: int
-    recall: int
-    volatile: int
-    total: int
-    limit: int
-
-
-class PredictionOut(BaseModel):
-    cache_read_tokens: int
-    cache_write_tokens: int
-    uncached_tokens: int
-    cache_read_from: Literal["assistant", "thread"] | None = Field(
-        description="Whose: this thread's own prefix, or only what it shares with the assistant's other threads."
-    )
-    cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
-    cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
-
-
-class Reported(BaseModel):
-    """What the provider counted, in the words of `prediction`."""
-
-    cache_read_tokens: int
-    cache_write_tokens: int
-    uncached_tokens: int
-    output_tokens: int
-    cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
-    output_usd: float | None = Field(description="The output's price. Null without a known price.")
-
-
-class PromptSummary(BaseModel):
-    id: str | None
-    object: Literal["prompt"]
-    thread_id: str
-    status: Literal["built", "sent", "abandoned"]
-    created_at: str
-    provider: str
-    model: str
-    tokens: SectionTokens
-    prediction: PredictionOut
-    breakpoints: list[dict[str, Any]]
-    window: dict[str, Any]
-    recalled: list[dict[str, Any]]
-    omitted: list[dict[str, Any]]
-    breaks: list[dict[str, Any]]
-    hints: list[str]
-    repairs: list[dict[str, Any]]
-    prefix_digest: str
-    request_digest: str
-    usage: dict[str, Any] | None
-    reported: Reported | None
-
-
-class Prompt(PromptSummary):
-    request: dict[str, Any] | None
-    request_missing: str | None
-
-
-class UsageAnswer(BaseModel):
-    object: Literal["usage_report"]
-    prompt_id: str
-    thread_id: str
-    usage: dict[str, Any]
-    reported: Reported
-    prediction: PredictionOut
-    message: Message | None
-
-
-class Assistant(BaseModel):
-    id: str
-    object: Literal["assistant"]
-    created_at: str
-    name: str | None
-    model: str | None
-    provider: str | None
-    instructions: str | None
-    tools: list[dict[str, Any]] | None
-    documents: list[dict[str, Any]] | None
-    defaults: dict[str, Any] | None
-    metadata: dict[str, str]
-
-
-class ImportReport(BaseModel):
-    object: Literal["import"]
-    assistants: int
-    threads: int
-    messages: int
-    skipped: int = Field(description="Messages that were there already.")
-    renamed: dict[str, str]
-
-
-class Health(BaseModel):
-    status: Literal["ok"]
-    version: str

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from memory_service import __version__
-from memory_service.api import schemas
+from memory_service.api import answers
 from memory_service.api.routing import StrictRoute, authenticate
 from memory_service.errors import DatabaseNotReady, Unavailable
 from memory_service.runtime import Runtime
@@ -21,13 +21,13 @@ router = APIRouter(route_class=StrictRoute, tags=["system"])
 _DATABASE_SECONDS = 5
 
 
-@router.get("/healthz", response_model=schemas.Health)
+@router.get("/healthz", response_model=answers.Health)
 async def healthz() -> Any:
     """The process answers."""
     return {"status": "ok", "version": __version__}
 
 
-@router.get("/readyz", response_model=schemas.Health)
+@router.get("/readyz", response_model=answers.Health)
 async def readyz(request: Request) -> Any:
     """The database answers, and is migrated; the service is not about to stop."""
     if request.app.state.intake.draining:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from memory_service.api import render, schemas
+from memory_service.api import answers, render, schemas
 from memory_service.api.deps import Ctx, NewestFirst, OldestFirst, json_response, once
 from memory_service.api.routing import CanonicalRoute
 from memory_service.core.canonical import dumps
@@ -49,7 +49,7 @@ def draft(message: schemas.MessageInput, field: str) -> Draft:
     return Draft(message.role, message.content, field, message.metadata)
 
 
-@router.post("/threads", status_code=201, response_model=schemas.Thread)
+@router.post("/threads", status_code=201, response_model=answers.Thread)
 async def create_thread(context: Ctx, body: schemas.ThreadCreate | None = None) -> Response:
     """Create a thread, with its first messages if given."""
     body = body or schemas.ThreadCreate()
@@ -68,7 +68,7 @@ async def create_thread(context: Ctx, body: schemas.ThreadCreate | None = None) 
 
 @router.get(
     "/threads",
-    response_model=schemas.Page[schemas.Thread],
+    response_model=answers.Page[answers.Thread],
     openapi_extra={"parameters": [_METADATA_PARAMETER]},
 )
 async def list_threads(
@@ -90,14 +90,14 @@ async def list_threads(
     return json_response(render.page(found, render.thread))
 
 
-@router.get("/threads/{thread_id}", response_model=schemas.Thread)
+@router.get("/threads/{thread_id}", response_model=answers.Thread)
 async def get_thread(context: Ctx, thread_id: str) -> Response:
     """One thread, without its messages."""
     async with context.runtime.db.read_only(context.project_id) as session:
         return json_response(render.thread(await thread_store.get_thread(session, thread_id)))
 
 
-@router.patch("/threads/{thread_id}", response_model=schemas.Thread)
+@router.patch("/threads/{thread_id}", response_model=answers.Thread)
 async def update_thread(context: Ctx, thread_id: str, body: schemas.ThreadUpdate) -> Response:
     """Set what is given; null clears. Metadata is merged, null removes a key."""
     fields, metadata = thread_fields(body), body.metadata or {}
@@ -113,7 +113,7 @@ async def update_thread(context: Ctx, thread_id: str, body: schemas.ThreadUpdate
     return await once(context, effect)
 
 
-@router.delete("/threads/{thread_id}", response_model=schemas.Deleted)
+@router.delete("/threads/{thread_id}", response_model=answers.Deleted)
 async def delete_thread(context: Ctx, thread_id: str) -> Response:
     """Delete a thread with all its messages and prompts."""
 
@@ -124,17 +124,18 @@ async def delete_thread(context: Ctx, thread_id: str) -> Response:
     return await once(context, effect)
 
 
-@router.post("/threads/{thread_id}/fork", status_code=201, response_model=schemas.Thread)
+@router.post("/threads/{thread_id}/fork", status_code=201, response_model=answers.Thread)
 async def fork_thread(context: Ctx, thread_id: str, body: schemas.ForkInput) -> Response:
-    """A new thread with a copy of the history up to and including `seq`."""
+    """A new thread with a copy of the history up to and including `seq`, and of all else that the body does not name."""
+    fields = thread_fields(body)
 
     async def effect(session: Session) -> Any:
-        return render.thread(await threads.fork(session, thread_id, body.seq, context.now))
+        return render.thread(await threads.fork(session, thread_id, body.seq, fields, body.metadata, context.now))
 
     return await once(context, effect, status=201)
 
 
-@router.post("/threads/{thread_id}/messages", status_code=201, response_model=schemas.MessageList)
+@router.post("/threads/{thread_id}/messages", status_code=201, response_model=answers.MessageList)
 async def append_messages(context: Ctx, thread_id: str, body: schemas.MessagesCreate) -> Response:
     """Append one message or several: all or none."""
     drafts = _drafts(body)
@@ -155,7 +156,7 @@ def _drafts(body: schemas.MessagesCreate) -> list[Draft]:
     return [Draft(body.role, body.content, "", body.metadata or {})]
 
 
-@router.get("/threads/{thread_id}/messages", response_model=schemas.Page[schemas.Message])
+@router.get("/threads/{thread_id}/messages", response_model=answers.Page[answers.Message])
 async def list_messages(context: Ctx, page: OldestFirst, thread_id: str) -> Response:
     """List messages by `seq`, oldest first."""
     async with context.runtime.db.read_only(context.project_id) as session:
@@ -164,7 +165,7 @@ async def list_messages(context: Ctx, page: OldestFirst, thread_id: str) -> Resp
     return json_response(render.page(found, lambda record: render.message(record, thread_id)))
 
 
-@router.get("/threads/{thread_id}/messages/{message_id}", response_model=schemas.Message)
+@router.get("/threads/{thread_id}/messages/{message_id}", response_model=answers.Message)
 async def get_message(context: Ctx, thread_id: str, message_id: str) -> Response:
     """One message."""
     async with context.runtime.db.read_only(context.project_id) as session:
@@ -173,7 +174,7 @@ async def get_message(context: Ctx, thread_id: str, message_id: str) -> Response
     return json_response(render.message(record, thread_id))
 
 
-@router.patch("/threads/{thread_id}/messages/{message_id}", response_model=schemas.Message)
+@router.patch("/threads/{thread_id}/messages/{message_id}", response_model=answers.Message)
 async def update_message(context: Ctx, thread_id: str, message_id: str, body: schemas.MessageUpdate) -> Response:
     """Give a message new content, or change its metadata. New content breaks the prompt's prefix from there on."""
     async with context.runtime.db.read_only(context.project_id) as session:
@@ -193,7 +194,7 @@ async def update_message(context: Ctx, thread_id: str, message_id: str, body: sc
     return await once(context, effect)
 
 
-@router.delete("/threads/{thread_id}/messages/{message_id}", response_model=schemas.Deleted)
+@router.delete("/threads/{thread_id}/messages/{message_id}", response_model=answers.Deleted)
 async def delete_message(context: Ctx, thread_id: str, message_id: str) -> Response:
     """Delete a message. Its `seq` stays unused, and the prompt's prefix breaks from there on."""
 
@@ -206,7 +207,7 @@ async def delete_message(context: Ctx, thread_id: str, message_id: str) -> Respo
     return await once(context, effect)
 
 
-@router.get("/threads/{thread_id}/search", response_model=schemas.SearchHits)
+@router.get("/threads/{thread_id}/search", response_model=answers.SearchHits)
 async def search_thread(
     context: Ctx,
     thread_id: str,
@@ -219,7 +220,7 @@ async def search_thread(
     )
 
 
-@router.post("/search", response_model=schemas.SearchHits)
+@router.post("/search", response_model=answers.SearchHits)
 async def search_user(context: Ctx, body: schemas.SearchInput) -> Response:
     """The messages that fit best in all threads of an end user."""
     hits = await search.search_user(context.runtime, context.project_id, body.user_id, body.q, body.limit)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from memory_service.api import schemas
+from memory_service.api import answers
 from memory_service.api.deps import Ctx, once
 from memory_service.api.lines import lines_of, read_line
 from memory_service.api.routing import CanonicalRoute
@@ -37,7 +37,7 @@ async def export_thread(context: Ctx, thread_id: str) -> StreamingResponse:
 @router.post(
     "/import",
     status_code=201,
-    response_model=schemas.ImportReport,
+    response_model=answers.ImportReport,
     openapi_extra={"requestBody": {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
 async def import_lines(

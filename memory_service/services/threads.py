@@ -39,17 +39,31 @@ async def create(
     return await thread_store.get_thread(session, thread.id)
 
 
-async def fork(session: Session, thread_id: str, seq: int, now: datetime) -> ThreadRecord:
+async def fork(
+    session: Session,
+    thread_id: str,
+    seq: int,
+    fields: Mapping[str, Any],
+    metadata: Mapping[str, str] | None,
+    now: datetime,
+) -> ThreadRecord:
     """A new thread with a copy of the history up to and including `seq`, under new message ids.
 
+    `fields` and `metadata` are the copy's own; what they do not name is copied too.
     Raises NotFound, and InvalidInput when the thread has no message `seq`.
     """
     source = await thread_store.get_thread(session, thread_id, lock=True)
     if not 0 <= seq <= source.last_seq:
         raise InvalidInput(f"`seq` must be between 0 and {source.last_seq}, the thread's last.", field="seq")
-    fields = {name: value for name in thread_store.THREAD_FIELDS if (value := getattr(source, name)) is not None}
+    if fields.get("assistant_id"):
+        await thread_store.get_assistant(session, fields["assistant_id"], lock="FOR KEY SHARE")
+    copied = {name: getattr(source, name) for name in thread_store.THREAD_FIELDS} | dict(fields)
     copy = await thread_store.create_thread(
-        session, id=new_id("thread", now), now=now, metadata=source.metadata, fields=fields
+        session,
+        id=new_id("thread", now),
+        now=now,
+        metadata=source.metadata if metadata is None else metadata,
+        fields={name: value for name, value in copied.items() if value is not None},
     )
     records = await message_store.range_of(session, source.pk, last_seq=seq)
     for at in range(0, len(records), _BATCH):

@@ -248,6 +248,19 @@ def test_fork(api: httpx2.Client, seq: int) -> None:
     anthropic_rules.check(ok(build(api, copy["id"]), 201)["request"])
 
 
+def test_a_fork_with_fields_of_its_own(api: httpx2.Client) -> None:
+    assistant = ok(api.post("/v1/assistants", json={"name": "a"}), 201)["id"]
+    source = new_thread(api, ("user", "hi"), user_id="u", instructions="Be brief.", metadata={"k": "v"})
+    own = {"user_id": "w", "instructions": None, "assistant_id": assistant, "metadata": {"l": "w"}}
+    copy = ok(api.post(f"/v1/threads/{source['id']}/fork", json={"seq": 1, **own}), 201)
+    assert {name: copy[name] for name in own} == own
+    assert copy["message_count"] == 1
+    plain = ok(api.post(f"/v1/threads/{source['id']}/fork", json={"seq": 1}), 201)
+    assert (plain["user_id"], plain["instructions"], plain["metadata"]) == ("u", "Be brief.", {"k": "v"})
+    missing = api.post(f"/v1/threads/{source['id']}/fork", json={"seq": 1, "assistant_id": "asst_unknown"})
+    refused(missing, 404, "not_found")
+
+
 def test_a_fork_and_its_source_part_ways(api: httpx2.Client) -> None:
     source = new_thread(api, ("user", "one"), ("assistant", "two"))
     copy = ok(api.post(f"/v1/threads/{source['id']}/fork", json={"seq": 2}), 201)

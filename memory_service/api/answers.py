@@ -1,0 +1,187 @@
+"""What answers look like. These models document; the routes write the JSON, because content must keep its bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, Field
+
+T = TypeVar("T")
+
+
+class ErrorDetail(BaseModel):
+    code: str = Field(description="Stable; programs may switch on it.")
+    message: str = Field(description="What is wrong, and what to do.")
+    details: dict[str, Any] = Field(description="The field concerned, figures, and the like.")
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+    request_id: str
+
+
+class Page(BaseModel, Generic[T]):
+    object: Literal["list"]
+    data: list[T]
+    first_id: str | None = Field(description="Null on an empty page.")
+    last_id: str | None = Field(description="Null on an empty page; `after` it comes the next page.")
+    has_more: bool = Field(description="Whether there is more in the direction of `order`.")
+
+
+class Deleted(BaseModel):
+    id: str
+    object: str
+    deleted: Literal[True]
+
+
+class Thread(BaseModel):
+    id: str
+    object: Literal["thread"]
+    created_at: str
+    user_id: str | None
+    assistant_id: str | None
+    instructions: str | None = Field(description="Stands in the system part of every prompt.")
+    tools: list[dict[str, Any]] | None = Field(description="In Anthropic's format.")
+    documents: list[dict[str, Any]] | None
+    metadata: dict[str, str]
+    truncation_strategy: dict[str, Any] | None
+    message_count: int = Field(description="Messages that were not deleted.")
+    last_seq: int = Field(description="`seq` of the newest message; 0 in an empty thread.")
+    pending_embeddings: int = Field(description="Messages that recall does not know by meaning yet.")
+    active_run_id: str | None = Field(description="The run that is under way.")
+
+
+class Message(BaseModel):
+    id: str
+    object: Literal["message"]
+    thread_id: str
+    seq: int = Field(description="Place in the thread, from 1 on; never used again when a message is deleted.")
+    role: Literal["user", "assistant"]
+    content: list[dict[str, Any]] = Field(description="Content blocks as they came, without `cache_control`.")
+    status: str = Field(description="`incomplete` when it was cut short.")
+    token_count: int = Field(description="By o200k_base, without thinking; prompts scale it for their model.")
+    run_id: str | None
+    metadata: dict[str, str]
+    created_at: str
+
+
+class MessageList(BaseModel):
+    object: Literal["list"]
+    data: list[Message]
+
+
+class SearchHit(BaseModel):
+    message_id: str
+    thread_id: str
+    seq: int
+    role: Literal["user", "assistant"]
+    score: float = Field(description="Comparable within one answer only.")
+    why: dict[str, float | None] = Field(description="What the score is made of.")
+    excerpt: str = Field(description="The passage of the message that fits best.")
+    message: Message
+
+
+class SearchHits(BaseModel):
+    object: Literal["list"]
+    data: list[SearchHit]
+
+
+class SectionTokens(BaseModel):
+    system: int = Field(description="Instructions and documents.")
+    tools: int
+    summary: int
+    window: int = Field(description="The newest turns, verbatim.")
+    recall: int = Field(description="Older messages that were brought back, with their markup.")
+    volatile: int = Field(description="The request's own context.")
+    total: int = Field(description="The sum of all sections.")
+    limit: int = Field(description="`max_prompt_tokens`.")
+
+
+class PredictionOut(BaseModel):
+    cache_read_tokens: int = Field(description="Expected to be read from the provider's prompt cache.")
+    cache_write_tokens: int = Field(description="Expected to be written to it.")
+    uncached_tokens: int = Field(description="Neither read nor written.")
+    cache_read_from: Literal["assistant", "thread"] | None = Field(
+        description="Whose: this thread's own prefix, or only what it shares with the assistant's other threads."
+    )
+    cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
+    cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
+
+
+class Reported(BaseModel):
+    """What the provider counted, in the words of `prediction`."""
+
+    cache_read_tokens: int
+    cache_write_tokens: int
+    uncached_tokens: int
+    output_tokens: int
+    cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
+    output_usd: float | None = Field(description="The output's price. Null without a known price.")
+
+
+class PromptSummary(BaseModel):
+    id: str | None = Field(description="Null under `dry_run`.")
+    object: Literal["prompt"]
+    thread_id: str
+    status: Literal["built", "sent", "abandoned"] = Field(
+        description="`sent` once its usage is reported; `abandoned` when a later one was."
+    )
+    created_at: str
+    provider: str
+    model: str
+    tokens: SectionTokens
+    prediction: PredictionOut
+    breakpoints: list[dict[str, Any]] = Field(description="Cache breakpoints, and the tokens before each.")
+    window: dict[str, Any] = Field(description="What is shown verbatim, and whether this prompt moved it.")
+    recalled: list[dict[str, Any]] = Field(description="Older messages that were brought back, and why.")
+    omitted: list[dict[str, Any]] = Field(description="Messages that are not in the prompt.")
+    breaks: list[dict[str, Any]] = Field(description="Why this prompt does not extend the one before it.")
+    hints: list[str]
+    repairs: list[dict[str, Any]] = Field(description="Added so that a provider accepts the prompt.")
+    prefix_digest: str = Field(description="Of all up to the last place where a breakpoint may stand.")
+    request_digest: str = Field(description="SHA-256 of `request`.")
+    usage: dict[str, Any] | None = Field(description="The provider's usage as it was reported.")
+    reported: Reported | None
+
+
+class Prompt(PromptSummary):
+    request: dict[str, Any] | None = Field(description="The keyword arguments for the provider's SDK.")
+    request_missing: str | None = Field(description="Why `request` is null.")
+
+
+class UsageAnswer(BaseModel):
+    object: Literal["usage_report"]
+    prompt_id: str
+    thread_id: str
+    usage: dict[str, Any]
+    reported: Reported
+    prediction: PredictionOut
+    message: Message | None
+
+
+class Assistant(BaseModel):
+    id: str
+    object: Literal["assistant"]
+    created_at: str
+    name: str | None
+    model: str | None = Field(description="Of prompts that name none.")
+    provider: str | None = Field(description="Whose form a request takes, if the prompt names no model.")
+    instructions: str | None = Field(description="Stands before the thread's own, in the system part of every prompt.")
+    tools: list[dict[str, Any]] | None
+    documents: list[dict[str, Any]] | None
+    defaults: dict[str, Any] | None = Field(description="What prompts take where they and their thread say nothing.")
+    metadata: dict[str, str]
+
+
+class ImportReport(BaseModel):
+    object: Literal["import"]
+    assistants: int = Field(description="Written.")
+    threads: int = Field(description="Written.")
+    messages: int = Field(description="Written.")
+    skipped: int = Field(description="Messages that were there already.")
+    renamed: dict[str, str] = Field(description="Ids that were taken, with the new ones.")
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+    version: str
