@@ -38,7 +38,7 @@ CONTENTS: list[tuple[str, Any, str, str]] = [
     ("user", [{"type": "image", "source": {}}], "[0].source", "with a `type`"),
     ("user", [{"type": "document", "source": "x"}], "[0].source", "with a `type`"),
     ("user", [image(type="base64", media_type="image/png")], "[0].source.data", "non-empty string"),
-    ("user", [image(type="base64", media_type="image/png", data="a?b")], "[0].source.data", "must be base64"),
+    ("user", [image(type="base64", media_type="image/png", data="AA?AA")], "[0].source.data", "must be base64"),
     ("user", [image(type="base64", media_type="image/png", data="iVBORw0KGgo")], "[0].source.data", "padded"),
     (
         "user",
