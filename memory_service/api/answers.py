@@ -34,6 +34,24 @@ class Deleted(BaseModel):
     deleted: Literal[True]
 
 
+class User(BaseModel):
+    """An end user, as far as threads tell; one of whom nothing is held has zeros."""
+
+    id: str
+    object: Literal["user"]
+    thread_count: int
+    message_count: int
+    prompt_count: int
+    first_thread_at: str | None
+    last_thread_at: str | None
+
+
+class DeletedUser(Deleted):
+    thread_count: int
+    message_count: int
+    prompt_count: int
+
+
 class Thread(BaseModel):
     id: str
     object: Literal["thread"]

@@ -76,6 +76,9 @@ _MODELS: dict[object, type[_AssistantLine | _ThreadLine | _MessageLine]] = {
 }
 
 
+_PASSED_OVER = ("prompt", "message_revision")
+
+
 def lines_of(body: IO[bytes], max_bytes: int) -> Iterator[bytes]:
     """The lines, none of them held in memory beyond the size of a request's body. Raises PayloadTooLarge."""
     while line := body.readline(max_bytes + 1):
@@ -84,11 +87,13 @@ def lines_of(body: IO[bytes], max_bytes: int) -> Iterator[bytes]:
         yield line
 
 
-def read_line(text: bytes) -> Line:
-    """One line of an import. Raises InvalidInput naming the field."""
+def read_line(text: bytes) -> Line | None:
+    """One line of an import; None for what only the export of a user holds. Raises InvalidInput naming the field."""
     value = loads(text, unique_keys=True)
     check_text(value, "")
     kind = value.get("type") if isinstance(value, dict) else None
+    if kind in _PASSED_OVER:
+        return None
     model = _MODELS.get(kind) if isinstance(kind, str) else None
     if model is None:
         raise InvalidInput("A line must be an object whose `type` is assistant, thread or message.", field="type")

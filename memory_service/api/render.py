@@ -16,6 +16,7 @@ from memory_service.store.messages import MessageRecord
 from memory_service.store.pages import Page
 from memory_service.store.prompts import EstimateRecord
 from memory_service.store.threads import AssistantRecord, ThreadRecord
+from memory_service.store.users import Holdings
 
 T = TypeVar("T")
 
@@ -44,6 +45,18 @@ def thread(record: ThreadRecord) -> dict[str, Any]:
         "last_seq": record.last_seq,
         "pending_embeddings": 0,
         "active_run_id": None,
+    }
+
+
+def user(id: str, held: Holdings) -> dict[str, Any]:
+    return {
+        "id": id,
+        "object": "user",
+        "thread_count": held.threads,
+        "message_count": held.messages,
+        "prompt_count": held.prompts,
+        "first_thread_at": time(held.first_thread_at) if held.first_thread_at else None,
+        "last_thread_at": time(held.last_thread_at) if held.last_thread_at else None,
     }
 
 

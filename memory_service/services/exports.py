@@ -25,7 +25,7 @@ async def export_thread(runtime: Runtime, project_id: int, thread_id: str) -> As
     """The lines of a thread and of its assistant. Raises NotFound before the first line."""
     async with runtime.db.read_only(project_id) as session:
         thread = await thread_store.get_thread(session, thread_id)
-    return _with_assistant(runtime, project_id, thread, set())
+    return lines_of(runtime, project_id, thread, set())
 
 
 async def count_messages(runtime: Runtime, project_id: int, thread_ids: Sequence[str], user_id: str | None) -> int:
@@ -45,8 +45,8 @@ async def export(
         async for assistant in _assistants(runtime, project_id):
             known.add(assistant.id)
             yield _line("assistant", assistant, _ASSISTANT_KEYS)
-    async for thread in _threads(runtime, project_id, thread_ids, user_id):
-        async for line in _with_assistant(runtime, project_id, thread, known):
+    async for thread in threads_of(runtime, project_id, thread_ids, user_id):
+        async for line in lines_of(runtime, project_id, thread, known):
             yield line
 
 
@@ -62,7 +62,7 @@ async def _assistants(runtime: Runtime, project_id: int) -> AsyncIterator[Assist
         last = page[-1]
 
 
-async def _threads(
+async def threads_of(
     runtime: Runtime, project_id: int, thread_ids: Sequence[str], user_id: str | None
 ) -> AsyncIterator[ThreadRecord]:
     for thread_id in thread_ids:
@@ -80,9 +80,8 @@ async def _threads(
         last = page[-1]
 
 
-async def _with_assistant(
-    runtime: Runtime, project_id: int, thread: ThreadRecord, known: set[str]
-) -> AsyncIterator[bytes]:
+async def lines_of(runtime: Runtime, project_id: int, thread: ThreadRecord, known: set[str]) -> AsyncIterator[bytes]:
+    """A thread, behind its assistant unless that is `known`."""
     if thread.assistant_id and thread.assistant_id not in known:
         async with runtime.db.read_only(project_id) as session:
             assistant = await thread_store.get_assistant(session, thread.assistant_id)
@@ -106,7 +105,7 @@ async def _with_assistant(
                 "status": record.status,
                 "run_id": record.run_id,
                 "metadata": dict(record.metadata or {}),
-                "created_at": _time(record.created_at),
+                "created_at": time_of(record.created_at),
             }
             yield (dumps(message) + "\n").encode()
         first_seq = last_seq + 1
@@ -117,9 +116,9 @@ def _line(kind: str, record: ThreadRecord | AssistantRecord, keys: Iterable[str]
     for key in keys:
         value = getattr(record, key)
         values[key] = Raw(value) if key in _JSON_FIELDS and value is not None else value
-    values |= {"metadata": dict(record.metadata), "created_at": _time(record.created_at)}
+    values |= {"metadata": dict(record.metadata), "created_at": time_of(record.created_at)}
     return (dumps(values) + "\n").encode()
 
 
-def _time(moment: datetime) -> str:
+def time_of(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")

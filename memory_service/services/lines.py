@@ -49,7 +49,7 @@ class MessageLine:
 
 Line = AssistantLine | ThreadLine | MessageLine
 
-ReadLine = Callable[[bytes], Line]
+ReadLine = Callable[[bytes], Line | None]
 Part = Sequence[tuple[int, bytes]]
 """Lines with their numbers in the file."""
 
@@ -93,6 +93,8 @@ def prepare_part(part: Part, read: ReadLine, counter: TextCounter, now: datetime
     try:
         for number, text in part:
             line = read(text)
+            if line is None:
+                continue
             prepared.append((number, _prepare(line, counter, now) if isinstance(line, MessageLine) else line))
     except MemoryServiceError as error:
         raise at_line(number, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -106,13 +107,14 @@ async def erase_message(session: AsyncSession, thread_id: str, message_id: str) 
     )
 
 
-async def forget_thread(session: AsyncSession, thread_id: str) -> None:
-    """Delete what was answered to calls of a thread, and erase the answers that show the thread itself."""
-    await session.execute(
-        text("DELETE FROM idempotency_records WHERE project_id = :project_id AND thread_id = :thread_id"),
-        {"project_id": session.info["project_id"], "thread_id": thread_id},
-    )
-    await erase_answers(session, thread_id)
+async def forget_threads(session: AsyncSession, thread_ids: Sequence[str]) -> None:
+    """Delete what was answered to calls of threads, and erase the answers that show the threads themselves."""
+    values = {"project_id": session.info["project_id"], "ids": list(thread_ids)}
+    for statement in (
+        "DELETE FROM idempotency_records WHERE project_id = :project_id AND thread_id = ANY (:ids)",
+        "UPDATE idempotency_records SET answer = '' WHERE project_id = :project_id AND object_id = ANY (:ids)",
+    ):
+        await session.execute(text(statement), values)
 
 
 async def record(session: AsyncSession, call: IdempotentCall, answer: Answer, now: datetime) -> None:

@@ -191,6 +191,15 @@ async def list_prompts(session: AsyncSession, thread_pk: int, query: PageQuery) 
     return Page(tuple(PromptRecord(*row) for row in rows), has_more)
 
 
+async def prompts_after(session: AsyncSession, thread_pk: int, pk: int, limit: int) -> list[PromptRecord]:
+    """The oldest prompts of a thread behind one."""
+    rows = await session.execute(
+        text(f"SELECT {_PROMPT} FROM prompts WHERE thread_pk = :thread_pk AND pk > :pk ORDER BY pk LIMIT :limit"),
+        {"thread_pk": thread_pk, "pk": pk, "limit": limit},
+    )
+    return [PromptRecord(*row) for row in rows]
+
+
 async def mark_sent(
     session: AsyncSession, prompt: PromptRecord, usage: str, reply_seq: int | None, now: datetime
 ) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Tail
 from memory_service.errors import Conflict, NotFound
-from memory_service.store.idempotency import erase_answers, forget_thread
+from memory_service.store.idempotency import erase_answers, forget_threads
 from memory_service.store.pages import Page, PageQuery, fetch_page
 
 _THREAD = (
@@ -232,7 +232,7 @@ async def update_thread(
 async def delete_thread(session: AsyncSession, id: str) -> None:
     """Delete a thread and all that belongs to it. Raises NotFound."""
     thread = await get_thread(session, id, lock=True)
-    await forget_thread(session, thread.id)
+    await forget_threads(session, [thread.id])
     await session.execute(text("DELETE FROM threads WHERE pk = :pk"), {"pk": thread.pk})
 
 

@@ -47,6 +47,7 @@ def ids(api: httpx2.Client) -> dict[str, str]:
         "message_id": message["id"],
         "prompt_id": prompt["id"],
         "assistant_id": assistant["id"],
+        "user_id": "u",
     }
 
 

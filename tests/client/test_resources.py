@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from memory_client import NOT_GIVEN, AsyncMemoryClient, MemoryClient
-from memory_client._async import AsyncAssistants, AsyncMessages, AsyncPrompts, AsyncThreads
-from memory_client._sync import Assistants, Messages, Prompts, Threads
+from memory_client._async import AsyncAssistants, AsyncMessages, AsyncPrompts, AsyncThreads, AsyncUsers
+from memory_client._sync import Assistants, Messages, Prompts, Threads, Users
 
 from .answers import PROMPT, hit, message, page, thread
 from .driver import Driver
@@ -142,6 +142,8 @@ CALLS: list[tuple[Callable[[Any], Any], Answer, str, str, Any]] = [
     (lambda c: c.assistants.get("asst_1"), A, "GET", "/assistants/asst_1", None),
     (lambda c: c.assistants.update("asst_1", tools=None), A, "PATCH", "/assistants/asst_1", {"tools": None}),
     (lambda c: c.assistants.delete("asst_1"), Answer(status=204), "DELETE", "/assistants/asst_1", None),
+    (lambda c: c.users.get("org/ada"), Answer({"id": "org/ada"}), "GET", "/users/org%2Fada", None),
+    (lambda c: c.users.delete("ada"), Answer({"id": "ada", "thread_count": 2}), "DELETE", "/users/ada", None),
     (lambda c: c.search("x", "ada", 3), HITS, "POST", "/search", {"q": "x", "user_id": "ada", "limit": 3}),
 ]  # fmt: skip
 
@@ -161,7 +163,7 @@ def test_what_goes_out(
 def test_every_method_of_both_clients_is_called_above() -> None:
     named = {name for call, *_ in CALLS for name in call.__code__.co_names}
     for pair in ((Threads, AsyncThreads), (Messages, AsyncMessages), (Prompts, AsyncPrompts),
-                 (Assistants, AsyncAssistants), (MemoryClient, AsyncMemoryClient)):  # fmt: skip
+                 (Assistants, AsyncAssistants), (Users, AsyncUsers), (MemoryClient, AsyncMemoryClient)):  # fmt: skip
         ours, theirs = ({name for name in vars(kind) if not name.startswith("_")} for kind in pair)
         assert ours == theirs
         elsewhere = {"export", "import_ndjson", "health", "base_url", "with_options", "close"}
@@ -238,6 +240,16 @@ def test_search_hits(driver: Driver, peer: Peer) -> None:
     assert peer.only_request.query == [("q", "x & y"), ("limit", "5")]
     assert (found.message_id, found.score, found.why["words"], found.message.seq) == ("msg_1", 0.5, 0.4, 1)
     assert driver.run(lambda client: client.search("x", user_id="ada")) == [found]
+
+
+def test_a_user(driver: Driver, peer: Peer) -> None:
+    held = {"thread_count": 2, "message_count": 9, "prompt_count": 4, "first_thread_at": "2026-03-01T12:30:00Z"}
+    peer.plays(Answer({"id": "ada", **held}), Answer({"id": "ada", "deleted": True, **held}))
+    user = driver.run(lambda client: client.users.get("ada"))
+    assert (user.id, user.thread_count, user.message_count, user.prompt_count) == ("ada", 2, 9, 4)
+    assert (user.first_thread_at, user.last_thread_at) == (datetime(2026, 3, 1, 12, 30, tzinfo=UTC), None)
+    erased = driver.run(lambda client: client.users.delete("ada"))
+    assert (erased.id, erased.thread_count, erased.message_count, erased.prompt_count) == ("ada", 2, 9, 4)
 
 
 def test_health(driver: Driver, peer: Peer) -> None:

@@ -24,7 +24,7 @@ from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.messages import Tail
 from memory_service.core.tokens import TokenCounts, TokenEstimate
-from memory_service.store import idempotency, messages, projects, prompts, recall, threads
+from memory_service.store import idempotency, messages, projects, prompts, recall, threads, users
 from memory_service.store.db import Database, Session
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.idempotency import Answer, IdempotentCall
@@ -356,9 +356,22 @@ def test_what_a_deletion_erases_of_answers(filled: str) -> None:
     async def use(session: Session) -> None:
         await idempotency.erase_answers(session, "asst_1")
         await idempotency.erase_message(session, "thread_7", "msg_1")
-        await idempotency.forget_thread(session, "thread_7")
+        await idempotency.forget_threads(session, ["thread_7"])
 
     by_index(explain(filled, 1, use), pages=30)
+
+
+def test_erasing_a_user(filled: str) -> None:
+    """A step of it, for twenty threads of five messages. The last one also reads what was answered to imports that day."""
+    found = explain(filled, 1, lambda session: users.erase_some(session, "user_7", 1_000))
+    assert len(found) == 2 * 8, "threads, tool calls, messages, prompts, answers three times, threads"
+    by_index([one for one in found if "strpos" not in one.statement], pages=1_500)
+
+
+def test_what_is_held_of_a_user(filled: str) -> None:
+    by_index(explain(filled, 1, lambda session: users.count(session, "user_7")), pages=300)
+    by_index(explain(filled, 1, lambda session: users.revisions_after(session, 50, (1, 0), 100)), pages=20)
+    by_index(explain(filled, 1, lambda session: prompts.prompts_after(session, 1, 2500, 100)), pages=150)
 
 
 def test_expired_answers_are_found_by_their_age(filled: str) -> None:

@@ -31,6 +31,7 @@ from .objects import (
     Assistant,
     CacheBreakpoint,
     CachePrediction,
+    ErasedUser,
     Health,
     ImportReport,
     Message,
@@ -44,6 +45,7 @@ from .objects import (
     SearchHit,
     Thread,
     UsageReport,
+    User,
     Window,
 )
 
@@ -65,6 +67,7 @@ __all__ = [
     "CachePrediction",
     "ConfigurationError",
     "ConflictError",
+    "ErasedUser",
     "Export",
     "Health",
     "ImportReport",
@@ -89,6 +92,7 @@ __all__ = [
     "Thread",
     "UnprocessableEntityError",
     "UsageReport",
+    "User",
     "Window",
     "__version__",
 ]

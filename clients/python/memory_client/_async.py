@@ -15,7 +15,7 @@ import httpx2
 
 from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
-from ._endpoints import assistants, messages, prompts, service, threads
+from ._endpoints import assistants, messages, prompts, service, threads, users
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
 from ._pages import next_page_request
@@ -63,7 +63,7 @@ class AsyncPaginator(Generic[T]):
 
 @dataclass(frozen=True)
 class AsyncExport:
-    """A thread as NDJSON. Nothing is asked of the server until it is iterated or written."""
+    """A thread, or all of a user, as NDJSON. Nothing is asked of the server until it is iterated or written."""
 
     _client: AsyncMemoryClient = field(repr=False)
     _request: Request[None] = field(repr=False)
@@ -145,6 +145,12 @@ class AsyncAssistants(_Resource):
     delete = _sends(assistants.delete_)
 
 
+class AsyncUsers(_Resource):
+    get = _sends(users.get_)
+    export = _exports(users.export)
+    delete = _sends(users.delete_)
+
+
 class AsyncMemoryClient:
     """`MemoryClient` for asyncio. Close it with `await client.close()`, or use it with `async with`."""
 
@@ -173,6 +179,10 @@ class AsyncMemoryClient:
     @property
     def assistants(self) -> AsyncAssistants:
         return AsyncAssistants(self)
+
+    @property
+    def users(self) -> AsyncUsers:
+        return AsyncUsers(self)
 
     @property
     def base_url(self) -> str:

@@ -15,7 +15,7 @@ import httpx2
 
 from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
-from ._endpoints import assistants, messages, prompts, service, threads
+from ._endpoints import assistants, messages, prompts, service, threads, users
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
 from ._pages import next_page_request
@@ -47,7 +47,7 @@ class Page(Listing[T], Generic[T]):
 
 @dataclass(frozen=True)
 class Export:
-    """A thread as NDJSON. Nothing is asked of the server until it is iterated or written."""
+    """A thread, or all of a user, as NDJSON. Nothing is asked of the server until it is iterated or written."""
 
     _client: MemoryClient = field(repr=False)
     _request: Request[None] = field(repr=False)
@@ -126,6 +126,12 @@ class Assistants(_Resource):
     delete = _sends(assistants.delete_)
 
 
+class Users(_Resource):
+    get = _sends(users.get_)
+    export = _exports(users.export)
+    delete = _sends(users.delete_)
+
+
 class MemoryClient:
     """A client of one server and project. Close it, or use it as a context manager; threads may share it.
 
@@ -158,6 +164,10 @@ class MemoryClient:
     @property
     def assistants(self) -> Assistants:
         return Assistants(self)
+
+    @property
+    def users(self) -> Users:
+        return Users(self)
 
     @property
     def base_url(self) -> str:

@@ -59,6 +59,28 @@ class Assistant(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class User(Model):
+    """How much is held of an end user."""
+
+    id: str
+    thread_count: int = 0
+    message_count: int = 0
+    prompt_count: int = 0
+    first_thread_at: datetime | None = None
+    last_thread_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErasedUser(Model):
+    """How much was deleted of an end user; nothing is left."""
+
+    id: str
+    thread_count: int = 0
+    message_count: int = 0
+    prompt_count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class PromptTokens(Model):
     """Estimated tokens per section; they add up to `total`, which is at most `limit`."""
 
