@@ -16,7 +16,9 @@ import httpx2
 import psutil
 import psycopg
 import pytest
+from typer.testing import CliRunner, Result
 
+from memory_service.cli import app
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.migrate import migrate
 from tests.conftest import Service
@@ -26,18 +28,17 @@ TIME = "2026-01-01T00:00:00Z"
 LARGE_THREADS, LARGE_MESSAGES = 12, 1_000
 
 
-def run(url: str, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, *arguments], input=stdin, capture_output=True, env=environment(url), timeout=120, check=False
-    )
+def run(url: str, *arguments: str, stdin: bytes | None = None) -> Result:
+    """In this process: a process takes two seconds to start. Those that are ended by signals have one."""
+    return CliRunner().invoke(app, arguments, input=stdin, env={"MEMORY_DATABASE_URL": url})
 
 
 def environment(url: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("MEMORY_")} | {"MEMORY_DATABASE_URL": url}
 
 
-def done(ran: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[bytes]:
-    assert ran.returncode == 0, ran.stderr.decode()
+def done(ran: Result) -> Result:
+    assert ran.exit_code == 0, ran.stderr
     return ran
 
 
@@ -109,7 +110,7 @@ def test_into_another_installation(
         "messages": 4,
         "skipped": 0,
     }
-    exported = done(run(database_url, "export", "--project", project)).stdout
+    exported = done(run(database_url, "export", "--project", project)).stdout_bytes
     assert exported.count(b"\n") == 9
     assert b'"input":{"b":1.10,"a":[1e400,-0,' in exported
     done(run(other_url, "import", "-", stdin=exported))
@@ -123,21 +124,21 @@ def test_selections(database_url: str, sample: bytes, project: str) -> None:
     done(run(database_url, "import", "-", "--project", project, stdin=sample))
 
     def ids(*options: str) -> list[str]:
-        lines = done(run(database_url, "export", "--project", project, *options)).stdout.splitlines()
+        lines = done(run(database_url, "export", "--project", project, *options)).stdout_bytes.splitlines()
         return [json.loads(line)["id"] for line in lines]
 
     assert ids("--thread", "thread_2", "--thread", "thread_empty") == ["thread_2", "msg_4", "thread_empty"]
     assert ids("--user", "mina") == ["asst_1", "thread_1", "msg_1", "msg_2", "msg_3", "thread_empty"]
     for options, says in (
-        (["--thread", "thread_9"], b"no thread 'thread_9'"),
-        (["--thread", "thread_1", "--user", "mina"], b"not both"),
-        (["--project", "nobody's"], b"no project"),
-        (["--out", "/nowhere/at/all"], b"Cannot write /nowhere/at/all: No such file"),
+        (["--thread", "thread_9"], "no thread 'thread_9'"),
+        (["--thread", "thread_1", "--user", "mina"], "not both"),
+        (["--project", "nobody's"], "no project"),
+        (["--out", "/nowhere/at/all"], "Cannot write /nowhere/at/all: No such file"),
     ):
         ran = run(database_url, "export", "--project", project, *options)
-        assert ran.returncode == 1
+        assert ran.exit_code == 1
         assert says in ran.stderr
-        assert ran.stdout == b""
+        assert ran.stdout == ""
 
 
 def test_a_bad_line_is_named_and_the_rest_can_follow(
@@ -146,14 +147,14 @@ def test_a_bad_line_is_named_and_the_rest_can_follow(
     file = temporary_dir / "bad.ndjson"
     file.write_bytes(sample + b'{"type":"thread"}\n')
     ran = run(database_url, "import", str(file), "--project", project)
-    assert ran.returncode == 1
-    assert f"{file}: Line 10: ".encode() in ran.stderr
-    assert b"`id`" in ran.stderr
+    assert ran.exit_code == 1
+    assert f"{file}: Line 10: " in ran.stderr
+    assert "`id`" in ran.stderr
     file.write_bytes(sample)
     done(run(database_url, "import", str(file), "--project", project))
     missing = run(database_url, "import", "/nowhere/at/all", "--project", project)
-    assert missing.returncode == 1
-    assert b"Cannot read /nowhere/at/all" in missing.stderr
+    assert missing.exit_code == 1
+    assert "Cannot read /nowhere/at/all" in missing.stderr
 
 
 def test_killed_and_run_again(
@@ -179,7 +180,7 @@ def test_killed_and_run_again(
         assert again["messages"] + again["skipped"] == LARGE_THREADS * LARGE_MESSAGES
         assert again["skipped"] >= before > 0
         assert stored(connection, project) == LARGE_THREADS * LARGE_MESSAGES
-    exported = done(run(database_url, "export", "--project", project)).stdout.splitlines()
+    exported = done(run(database_url, "export", "--project", project)).stdout_bytes.splitlines()
     order = [(line["thread_id"], line["seq"]) for line in map(json.loads, exported) if line["type"] == "message"]
     assert order == [(f"thread_{t}", n) for t in range(LARGE_THREADS) for n in range(1, LARGE_MESSAGES + 1)]
     headers = {"authorization": f"Bearer {project_key}"}
@@ -217,7 +218,7 @@ def test_a_cut_export_leaves_no_file(database_url: str, sample: bytes, project: 
     ran = run(
         database_url, "export", "--project", project, "--thread", "thread_1", "--thread", "no", "--out", str(file)
     )
-    assert ran.returncode == 1
+    assert ran.exit_code == 1
     assert file.read_bytes() == b"older"
     assert list(temporary_dir.glob("kept.ndjson*")) == [file]
 
