@@ -7,7 +7,6 @@
     │   └── NoUserMessage            a prompt needs a thread that ends with a user message
     ├── NotFound                     no such object in this project
     ├── Conflict                     the request contradicts the present state
-    │   ├── ReplyOutOfPlace          a reply would stand behind a message it does not answer
     │   ├── IdempotencyConflict      one key, two different bodies
     │   └── IdempotencyInProgress    the first request with this key has not finished (retry)
     ├── Unauthenticated              missing, wrong or revoked API key
@@ -59,10 +58,6 @@ class NotFound(MemoryServiceError):
 
 class Conflict(MemoryServiceError):
     code = "conflict"
-
-
-class ReplyOutOfPlace(Conflict):
-    code = "reply_out_of_place"
 
 
 class IdempotencyConflict(Conflict):

@@ -13,12 +13,10 @@ from memory_service.api.threads import draft
 from memory_service.core.content import check_tools
 from memory_service.core.replies import reply_content
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.errors import ReplyOutOfPlace
 from memory_service.services import ingest, prompts, usage
 from memory_service.services.planning import PromptSpec, RecallSpec
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
-from memory_service.store.messages import NewMessage
 from memory_service.store.threads import get_thread
 
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["prompts"])
@@ -93,20 +91,16 @@ async def get_prompt(context: Ctx, thread_id: str, prompt_id: str) -> Response:
 @router.post("/threads/{thread_id}/prompts/{prompt_id}/usage", response_model=answers.UsageAnswer)
 async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schemas.UsageReport) -> Response:
     """Report the provider's `usage` object and the reply to append, both as they came. Repeating it changes nothing;
-    a reply may follow later, with the same usage."""
+    a reply may follow later, with the same usage. It stands at the end of the thread, also when newer user messages
+    came before it."""
     prepared = await ingest.prepare(context.runtime, _reply(body.message), context.now)
 
-    async def report(session: Session, reply: NewMessage | None) -> Any:
+    async def report(session: Session) -> Any:
+        reply = prepared[0] if prepared else None
         reported = await usage.report(context.runtime, session, thread_id, prompt_id, body.usage, reply, context.now)
         return render.usage_report(reported, context.runtime.models)
 
-    try:
-        return await once(context, lambda session: report(session, prepared[0] if prepared else None))
-    except ReplyOutOfPlace:
-        # Nothing of it was kept; the usage is true all the same.
-        async with context.runtime.db.transaction(context.project_id) as session:
-            await report(session, None)
-        raise
+    return await once(context, report)
 
 
 def _reply(message: schemas.ReplyInput | None) -> list[ingest.Draft]:

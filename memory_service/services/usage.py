@@ -13,7 +13,7 @@ from memory_service.core.lane import Tail
 from memory_service.core.pricing import find_model
 from memory_service.core.tokens import TokenCounts
 from memory_service.core.usage import ReportedUsage, check_form
-from memory_service.errors import Conflict, ReplyOutOfPlace
+from memory_service.errors import Conflict
 from memory_service.runtime import Runtime
 from memory_service.services import ingest
 from memory_service.services.planning import prior_estimate
@@ -47,8 +47,8 @@ async def report(
     """Take what the provider reported for a prompt: mark it sent, append the reply, teach the token estimate.
 
     The same report again changes nothing, except that a reply may still come when none came before; another usage or
-    another reply is a Conflict. ReplyOutOfPlace says that the usage alone would be taken. Raises NotFound, InvalidInput,
-    InvalidMessage.
+    another reply is a Conflict. A reply is never refused for being late: it was paid for, and stands where it arrived.
+    Raises NotFound, InvalidInput, InvalidMessage.
     """
     reported = ReportedUsage.parse(usage)
     thread = await get_thread(session, thread_id, lock=True)
@@ -59,7 +59,7 @@ async def report(
         await _check_same(session, record, usage, kept, reply)
     appended = reply is not None and record.reply_seq is None
     if reply is not None and appended:
-        kept = await _append(session, thread, record, reply)
+        (kept,) = await ingest.append(session, thread, [reply], ["message."])
     if record.usage is None:
         await prompt_store.mark_sent(session, record, dumps(usage), kept.seq if kept else None, now)
         await _learn(session, runtime, thread, record, reported, now)
@@ -124,23 +124,6 @@ async def _first_content(session: Session, record: PromptRecord, kept: MessageRe
     """What the reply said when it was reported, whatever was edited since."""
     revisions = await message_store.revisions_at(session, record.thread_pk, record.thread_version)
     return revisions.get(kept.seq, kept.content)
-
-
-async def _append(session: Session, thread: ThreadRecord, record: PromptRecord, reply: NewMessage) -> MessageRecord:
-    """A reply stands behind what it answers, or it would seem to answer something else: `seq` cannot be shifted."""
-    last_seq = json.loads(record.plan)["rebuild"]["last_seq"]
-    if thread.last_seq > last_seq:
-        newer = await message_store.first_user_message(session, thread.pk, after_seq=last_seq)
-        if newer:
-            raise ReplyOutOfPlace(
-                f"`message` was not appended: user message {newer.id} was appended after this prompt was built, and the "
-                "reply would seem to answer that one. The usage is noted. Leave the reply out, or append it to the "
-                "thread yourself, or delete the newer user messages, report the same again, and append them anew.",
-                field="message",
-                message_id=newer.id,
-            )
-    (appended,) = await ingest.append(session, thread, [reply], ["message."])
-    return appended
 
 
 async def _learn(

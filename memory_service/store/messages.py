@@ -253,18 +253,6 @@ async def range_of(
     return found[::-1] if limit is not None else found
 
 
-async def first_user_message(session: AsyncSession, thread_pk: int, *, after_seq: int) -> MessageRecord | None:
-    rows = await session.execute(
-        text(
-            f"SELECT {_MESSAGE} FROM messages WHERE thread_pk = :thread_pk AND seq > :after_seq AND role = 'user'"
-            " AND deleted_at IS NULL ORDER BY seq LIMIT 1"
-        ),
-        {"thread_pk": thread_pk, "after_seq": after_seq},
-    )
-    row = rows.first()
-    return None if row is None else MessageRecord(*row)
-
-
 async def with_seqs(session: AsyncSession, thread_pks: Sequence[int], seqs: Sequence[int]) -> list[MessageRecord]:
     """The messages at (thread_pks[i], seqs[i]), in no particular order."""
     rows = await session.execute(
