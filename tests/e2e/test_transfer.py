@@ -210,15 +210,19 @@ def test_asked_to_end(database_url: str, large_file: Path, project: str) -> None
 
 
 def test_a_cut_export_leaves_no_file(database_url: str, sample: bytes, project: str, temporary_dir: Path) -> None:
-    """What was there before stays, and a reader that ends is said in one line."""
+    """No room to write is said in one line, and what was there before stays."""
     done(run(database_url, "import", "-", "--project", project, stdin=sample))
     file = temporary_dir / "kept.ndjson"
     file.write_bytes(b"older")
-    done(run(database_url, "import", "-", "--project", project, stdin=jsonl(thread("thread_3", assistant_id="asst_1"))))
-    ran = run(
-        database_url, "export", "--project", project, "--thread", "thread_1", "--thread", "no", "--out", str(file)
+    limited = ["sh", "-c", 'ulimit -f 1 && exec "$@"', "sh"]  # a block: less than the sample
+    ran = subprocess.run(
+        [*limited, *COMMAND, "export", "--project", project, "--out", str(file)],
+        capture_output=True,
+        env=environment(database_url) | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
-    assert ran.exit_code == 1
+    assert ran.returncode == 1
+    assert f"Cannot write {file}: File too large.".encode() in ran.stderr
+    assert ran.stderr.count(b"\n") == 1
     assert file.read_bytes() == b"older"
     assert list(temporary_dir.glob("kept.ndjson*")) == [file]
 
