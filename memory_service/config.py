@@ -50,6 +50,12 @@ class Settings(BaseSettings):
         "system",
         description="`request`: the header x-memory-now (epoch seconds) is the time of a request. For tests and replays.",
     )
+    prompt_retention_days: int = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="Days that prompts can be shown again; of older ones only a lane's newest is kept. 0 keeps all.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged, at least.")
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="Form of the log's lines; `auto` is text on a terminal, else JSON."

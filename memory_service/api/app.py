@@ -17,11 +17,9 @@ from memory_service.api.edge import Edge
 from memory_service.api.errors import add_error_handlers
 from memory_service.api.intake import Intake
 from memory_service.config import Settings
-from memory_service.runtime import Runtime, now_utc
-from memory_service.store import idempotency
-from memory_service.telemetry import logger
+from memory_service.runtime import Runtime
+from memory_service.services import retention
 
-_SWEEP_SECONDS = 600
 _IMPORT_TIMES_BODY = 100
 # For the OpenAPI document; `deps` is what looks at the key.
 _BEARER = HTTPBearer(scheme_name="api_key", description="`msk_…`, or the header x-api-key.", auto_error=False)
@@ -42,7 +40,7 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime = app.state.runtime = open_runtime()
         loading = asyncio.create_task(asyncio.to_thread(runtime.counter.count, "x"))
-        sweeping = asyncio.create_task(_sweep(runtime))
+        sweeping = asyncio.create_task(retention.run(runtime))
         try:
             yield
         finally:
@@ -72,17 +70,3 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-async def _sweep(runtime: Runtime) -> None:
-    """Delete what has expired, a little at a time."""
-    while True:
-        try:
-            async with runtime.worker_db.transaction(None) as session:
-                deleted = await idempotency.delete_expired(session, now_utc())
-            if deleted:
-                logger.info("expired idempotency records deleted", extra={"fields": {"count": deleted}})
-        except Exception:
-            # The next round tries again; a database that is away is reported by /readyz.
-            logger.exception("sweeping failed")
-        await asyncio.sleep(_SWEEP_SECONDS)

@@ -144,8 +144,8 @@ async def delete_expired(session: AsyncSession, now: datetime, limit: int = 1_00
     deleted = await session.execute(
         text(
             "DELETE FROM idempotency_records WHERE (project_id, method, path, key) IN"
-            " (SELECT project_id, method, path, key FROM idempotency_records WHERE created_at <= :until LIMIT :limit)"
-            " RETURNING 1"
+            " (SELECT project_id, method, path, key FROM idempotency_records WHERE created_at <= :until LIMIT :limit"
+            " FOR UPDATE SKIP LOCKED) RETURNING 1"
         ),
         {"until": now - KEPT, "limit": limit},
     )

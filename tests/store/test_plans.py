@@ -24,7 +24,7 @@ from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.messages import Tail
 from memory_service.core.tokens import TokenCounts, TokenEstimate
-from memory_service.store import idempotency, messages, projects, prompts, recall, threads, users
+from memory_service.store import idempotency, messages, projects, prompts, recall, retention, threads, users
 from memory_service.store.db import Database, Session
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.idempotency import Answer, IdempotentCall
@@ -372,6 +372,20 @@ def test_what_is_held_of_a_user(filled: str) -> None:
     by_index(explain(filled, 1, lambda session: users.count(session, "user_7")), pages=300)
     by_index(explain(filled, 1, lambda session: users.revisions_after(session, 50, (1, 0), 100)), pages=20)
     by_index(explain(filled, 1, lambda session: prompts.prompts_after(session, 1, 2500, 100)), pages=150)
+
+
+def test_old_prompts_are_found_by_their_place(filled: str) -> None:
+    """A page of the long thread's, of which only the newest is needed."""
+    with psycopg.connect(filled, autocommit=True) as owner:
+        owner.execute("UPDATE memory.prompts SET built_at = '2026-01-01' WHERE pk <= 5000")
+
+    async def use(session: Session) -> None:
+        page = await retention.delete_prompts(session, 100, NOW - timedelta(days=30), 100)
+        assert (page.last_pk, page.prompts) == (200, 100)
+
+    found = explain(filled, None, use, "memory_worker")
+    assert len(found) == 2 * 5, "page, threads, prompts, stable texts, revisions"
+    by_index(found, pages=2_000, sorted_rows=200)
 
 
 def test_expired_answers_are_found_by_their_age(filled: str) -> None:

@@ -1,0 +1,80 @@
+"""Deleting what has been kept long enough, a page at a time; for transactions of the worker's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+
+from memory_service.store.db import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What was deleted of a page of prompts. `last_pk` is its end; None: what follows is all too new."""
+
+    last_pk: int | None
+    prompts: int = 0
+    stable_texts: int = 0
+    revisions: int = 0
+
+
+async def delete_prompts(session: Session, after_pk: int, until: datetime, limit: int) -> Page:
+    """Delete the prompts of a page that were built at `until` or before, and what was only kept for them.
+
+    A lane keeps the newest prompt that was sent, and the newest that waits to be. Threads that somebody holds are left
+    for the next time.
+    """
+    found = await session.execute(
+        text("SELECT pk, thread_pk, built_at FROM prompts WHERE pk > :after_pk ORDER BY pk LIMIT :limit"),
+        {"after_pk": after_pk, "limit": limit},
+    )
+    page = found.all()
+    old = [row for row in page if row.built_at <= until]
+    if not old:
+        return Page(None)
+    held = await session.execute(
+        text("SELECT pk FROM threads WHERE pk = ANY (:pks) ORDER BY pk FOR UPDATE SKIP LOCKED"),
+        {"pks": sorted({row.thread_pk for row in old})},
+    )
+    threads = list(held.scalars())
+    deleted = await session.execute(
+        text(
+            "DELETE FROM prompts p WHERE pk = ANY (:pks) AND thread_pk = ANY (:threads) AND NOT (status <> 'abandoned'"
+            " AND EXISTS (SELECT FROM lanes l WHERE l.thread_pk = p.thread_pk AND l.key = p.lane_key)"
+            " AND NOT EXISTS (SELECT FROM prompts newer WHERE newer.thread_pk = p.thread_pk AND newer.pk > p.pk"
+            " AND newer.lane_key = p.lane_key AND newer.status = p.status))"
+            " RETURNING thread_pk, stable_digest"
+        ),
+        {"pks": [row.pk for row in old], "threads": threads},
+    )
+    gone = deleted.all()
+    texts, revisions = await _delete_unused(session, sorted({(row.thread_pk, row.stable_digest) for row in gone}))
+    return Page(page[-1].pk, len(gone), texts, revisions)
+
+
+async def _delete_unused(session: Session, used: Sequence[tuple[int, str]]) -> tuple[int, int]:
+    """What no prompt of these threads, which this transaction holds, is rebuilt from any more."""
+    # Subqueries of one row, since joins would be planned as scans of all prompts.
+    texts = await session.execute(
+        text(
+            "DELETE FROM stable_texts s USING unnest(CAST(:threads AS bigint[]), CAST(:digests AS text[])) AS u (thread_pk,"
+            " digest) WHERE s.thread_pk = u.thread_pk AND s.digest = u.digest AND (SELECT 1 FROM prompts p"
+            " WHERE p.thread_pk = s.thread_pk AND p.stable_digest = s.digest LIMIT 1) IS NULL RETURNING 1"
+        ),
+        {"threads": [thread_pk for thread_pk, _ in used], "digests": [digest for _, digest in used]},
+    )
+    # The oldest prompt that is left needs the earliest versions.
+    revisions = await session.execute(
+        text(
+            "WITH oldest AS MATERIALIZED (SELECT thread_pk, (SELECT thread_version FROM prompts p"
+            " WHERE p.thread_pk = u.thread_pk ORDER BY pk LIMIT 1) AS version"
+            " FROM unnest(CAST(:threads AS bigint[])) AS u (thread_pk))"
+            " DELETE FROM message_revisions r USING oldest WHERE r.thread_pk = oldest.thread_pk"
+            " AND (oldest.version >= r.until_version) IS NOT FALSE RETURNING 1"
+        ),
+        {"threads": sorted({thread_pk for thread_pk, _ in used})},
+    )
+    return len(texts.all()), len(revisions.all())
