@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from memory_service.config import Settings
 from memory_service.core.pricing import Model
 from memory_service.core.tokens import TokenCounts
-from memory_service.errors import InvalidInput
-from memory_service.providers.base import TextCounter
+from memory_service.errors import EmbedderUnavailable, InvalidInput
+from memory_service.providers.base import Embedder, TextCounter
 from memory_service.providers.embeddings.registry import EmbedderAccess
 from memory_service.store.db import Database
+from memory_service.store.embedders import EmbedderRecord, list_embedders
+from memory_service.telemetry import logger
 
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 # Counting this many characters takes a few milliseconds; more is done beside the event loop.
 _COUNT_INLINE_CHARACTERS = 50_000
+_REREAD_SECONDS = 2.0
+_OLD_SECONDS = 10.0
+_REFUSED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,7 @@ class Runtime:
     worker_db: Database
     counter: TextCounter
     models: tuple[Model, ...]
+    embedders: Embedders
 
     async def count(self, texts: list[str]) -> list[TokenCounts]:
         """Counts of texts, beside the event loop when they are long."""
@@ -42,6 +51,7 @@ class Runtime:
         return await asyncio.to_thread(lambda: [self.counter.count(text) for text in texts])
 
     async def close(self) -> None:
+        await self.embedders.close()
         await self.db.close()
         await self.worker_db.close()
 
@@ -52,6 +62,81 @@ def embedder_access(settings: Settings) -> EmbedderAccess:
         query_timeout_seconds=settings.embedder_query_timeout_seconds,
         passages_timeout_seconds=settings.embedder_passages_timeout_seconds,
     )
+
+
+OpenEmbedder = Callable[[EmbedderRecord], Awaitable[Embedder]]
+
+
+@dataclass(slots=True)
+class ActiveEmbedder:
+    """The embedder that searches use. `embedder` is None while it cannot be opened, or was just found unreachable."""
+
+    record: EmbedderRecord
+    embedder: Embedder | None
+
+
+class Embedders:
+    """The embedders that the database names, opened. Which is active is read again every few seconds, when asked for, so
+    that every service notices a switch by itself.
+    """
+
+    def __init__(self, db: Database, open_embedder: OpenEmbedder, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._open = open_embedder
+        self._clock = clock
+        self._opened: dict[int, Embedder] = {}
+        self._refused: dict[int, tuple[float, EmbedderUnavailable]] = {}
+        self._record: EmbedderRecord | None = None
+        self._read_at = -inf
+        self._reading = asyncio.Lock()
+        self._opening = asyncio.Lock()
+
+    async def active(self) -> ActiveEmbedder:
+        """Raises Unavailable when the database cannot say."""
+        record = await self._active_record()
+        try:
+            return ActiveEmbedder(record, await self.opened(record))
+        except EmbedderUnavailable:
+            return ActiveEmbedder(record, None)
+
+    async def opened(self, record: EmbedderRecord) -> Embedder:
+        """Raises EmbedderUnavailable; it is tried again after a while."""
+        until, error = self._refused.get(record.pk, (-inf, None))
+        if error is not None and self._clock() < until:
+            raise error
+        if (embedder := self._opened.get(record.pk)) is not None:
+            return embedder
+        async with self._opening:
+            if record.pk not in self._opened:
+                try:
+                    self._opened[record.pk] = await self._open(record)
+                except EmbedderUnavailable as error:
+                    self.refuse(record, error)
+                    raise
+        return self._opened[record.pk]
+
+    def refuse(self, record: EmbedderRecord, error: EmbedderUnavailable) -> None:
+        """It was not there: for a while it is not asked, so that not every request waits for it in vain."""
+        if record.pk not in self._refused or self._clock() >= self._refused[record.pk][0]:
+            fields = {"embedder": record.name, "reason": error.message}
+            logger.warning("the embedder is unavailable; recall goes by words", extra={"fields": fields})
+        self._refused[record.pk] = (self._clock() + _REFUSED_SECONDS, error)
+
+    async def _active_record(self) -> EmbedderRecord:
+        record, age = self._record, self._clock() - self._read_at
+        # One reads, the others go on with what is known, as long as it is not old.
+        if record is not None and (age < _REREAD_SECONDS or (self._reading.locked() and age < _OLD_SECONDS)):
+            return record
+        async with self._reading:
+            if self._clock() - self._read_at >= _REREAD_SECONDS or self._record is None:
+                async with self._db.read_only(None) as session:
+                    found = [record for record in await list_embedders(session) if record.status == "active"]
+                self._record, self._read_at = found[0], self._clock()
+            return self._record
+
+    async def close(self) -> None:
+        for embedder in self._opened.values():
+            await embedder.close()
 
 
 def now_utc() -> datetime:

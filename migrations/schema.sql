@@ -2,6 +2,64 @@
 
 CREATE SCHEMA memory;
 
+CREATE FUNCTION memory.copy_vectors(source bigint, target bigint, last_seq integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+DECLARE embedder bigint;
+BEGIN
+    FOR embedder IN SELECT pk FROM memory.embedders WHERE status <> 'retired' LOOP
+        EXECUTE format(
+            'INSERT INTO memory.vectors_%1$s (thread_pk, seq, passage, project_id, embedding)
+                SELECT $2, seq, passage, project_id, embedding FROM memory.vectors_%1$s
+                WHERE thread_pk = $1 AND seq <= $3', embedder) USING source, target, last_seq;
+        EXECUTE format(
+            'INSERT INTO memory.pending_embeddings (thread_pk, seq, embedder_pk, project_id)
+                SELECT thread_pk, seq, $2, project_id FROM memory.message_terms m WHERE thread_pk = $1
+                AND NOT EXISTS (SELECT FROM memory.vectors_%s v WHERE v.thread_pk = m.thread_pk AND v.seq = m.seq)',
+            embedder) USING target, embedder;
+    END LOOP;
+END $_$;
+
+CREATE FUNCTION memory.create_vectors(embedder bigint, dimensions integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+DECLARE vectors text := format('memory.vectors_%s', embedder);
+BEGIN
+    EXECUTE format(
+        'CREATE TABLE %1$s (
+            thread_pk bigint NOT NULL,
+            seq integer NOT NULL,
+            passage integer NOT NULL,
+            project_id bigint NOT NULL,
+            embedding halfvec(%3$s) NOT NULL,
+            signs bit(%3$s) GENERATED ALWAYS AS (binary_quantize(embedding)::bit(%3$s)) STORED,
+            CONSTRAINT %2$I PRIMARY KEY (thread_pk, seq, passage) INCLUDE (project_id, signs),
+            CONSTRAINT %4$I FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages (thread_pk, seq) ON DELETE CASCADE
+        ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05)',
+        vectors, format('vectors_%s_pkey', embedder), dimensions, format('vectors_%s_thread_pk_seq_fkey', embedder));
+    EXECUTE format('ALTER TABLE %s ALTER embedding SET STORAGE %s', vectors,
+        CASE WHEN dimensions <= 3072 THEN 'PLAIN' ELSE 'EXTERNAL' END);
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', vectors);
+    EXECUTE format(
+        'CREATE POLICY project ON %s TO memory_app USING (coalesce(project_id = '
+        '(SELECT nullif(current_setting(''memory.project_id'', true), '''')::bigint), false))', vectors);
+    EXECUTE format('CREATE POLICY every_project ON %s TO memory_worker USING (true)', vectors);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO memory_app, memory_worker', vectors);
+    EXECUTE format('GRANT TRUNCATE ON %s TO memory_worker', vectors);
+END $_$;
+
+CREATE FUNCTION memory.forget_vectors(of_thread bigint, of_seq integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+DECLARE embedder bigint;
+BEGIN
+    DELETE FROM memory.pending_embeddings WHERE thread_pk = of_thread AND seq = of_seq;
+    FOR embedder IN SELECT pk FROM memory.embedders LOOP
+        EXECUTE format('DELETE FROM memory.vectors_%s WHERE thread_pk = $1 AND seq = $2', embedder)
+            USING of_thread, of_seq;
+    END LOOP;
+END $_$;
+
 CREATE FUNCTION memory.project_of_key(sought bytea) RETURNS bigint
     LANGUAGE plpgsql
     AS $$
@@ -45,6 +103,26 @@ ALTER TABLE ONLY memory.assistants FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE memory.assistants ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME memory.assistants_pk_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE memory.embedders (
+    pk bigint NOT NULL,
+    name text NOT NULL,
+    spec text NOT NULL,
+    dimensions integer NOT NULL,
+    status text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    retired_at timestamp with time zone,
+    CONSTRAINT embedders_status_check CHECK ((status = ANY (ARRAY['building'::text, 'active'::text, 'retired'::text])))
+);
+
+ALTER TABLE memory.embedders ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME memory.embedders_pk_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -119,6 +197,20 @@ CREATE TABLE memory.messages (
 );
 
 ALTER TABLE ONLY memory.messages FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.pending_embeddings (
+    thread_pk bigint NOT NULL,
+    seq integer NOT NULL,
+    embedder_pk bigint NOT NULL,
+    project_id bigint NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    not_before timestamp with time zone DEFAULT now() NOT NULL,
+    enqueued_at timestamp with time zone DEFAULT now() NOT NULL,
+    claim uuid,
+    last_error text
+);
+
+ALTER TABLE ONLY memory.pending_embeddings FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE memory.projects (
     pk bigint NOT NULL,
@@ -226,6 +318,19 @@ CREATE TABLE memory.tool_uses (
 
 ALTER TABLE ONLY memory.tool_uses FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE memory.vectors_1 (
+    thread_pk bigint NOT NULL,
+    seq integer NOT NULL,
+    passage integer NOT NULL,
+    project_id bigint NOT NULL,
+    embedding public.halfvec(384) NOT NULL,
+    signs bit(384) GENERATED ALWAYS AS ((public.binary_quantize(embedding))::bit(384)) STORED
+)
+WITH (autovacuum_vacuum_insert_scale_factor='0.05');
+ALTER TABLE ONLY memory.vectors_1 ALTER COLUMN embedding SET STORAGE PLAIN;
+
+ALTER TABLE ONLY memory.vectors_1 FORCE ROW LEVEL SECURITY;
+
 ALTER TABLE ONLY memory.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 
@@ -240,6 +345,9 @@ ALTER TABLE ONLY memory.assistants
 
 ALTER TABLE ONLY memory.assistants
     ADD CONSTRAINT assistants_project_id_id_key UNIQUE (project_id, id);
+
+ALTER TABLE ONLY memory.embedders
+    ADD CONSTRAINT embedders_pkey PRIMARY KEY (pk);
 
 ALTER TABLE ONLY memory.idempotency_records
     ADD CONSTRAINT idempotency_records_pkey PRIMARY KEY (project_id, method, path, key);
@@ -258,6 +366,9 @@ ALTER TABLE ONLY memory.messages
 
 ALTER TABLE ONLY memory.messages
     ADD CONSTRAINT messages_project_id_id_key UNIQUE (project_id, id);
+
+ALTER TABLE ONLY memory.pending_embeddings
+    ADD CONSTRAINT pending_embeddings_pkey PRIMARY KEY (thread_pk, seq, embedder_pk);
 
 ALTER TABLE ONLY memory.projects
     ADD CONSTRAINT projects_name_key UNIQUE (name);
@@ -286,13 +397,20 @@ ALTER TABLE ONLY memory.token_estimates
 ALTER TABLE ONLY memory.tool_uses
     ADD CONSTRAINT tool_uses_pkey PRIMARY KEY (thread_pk, tool_use_id);
 
+ALTER TABLE ONLY memory.vectors_1
+    ADD CONSTRAINT vectors_1_pkey PRIMARY KEY (thread_pk, seq, passage) INCLUDE (project_id, signs);
+
 CREATE INDEX assistants_project_id_created_at_pk_idx ON memory.assistants USING btree (project_id, created_at, pk);
+
+CREATE UNIQUE INDEX embedders_status_idx ON memory.embedders USING btree (status) WHERE (status <> 'retired'::text);
 
 CREATE INDEX idempotency_records_created_at_idx ON memory.idempotency_records USING btree (created_at);
 
 CREATE INDEX idempotency_records_project_id_object_id_idx ON memory.idempotency_records USING btree (project_id, object_id) WHERE (object_id IS NOT NULL);
 
 CREATE INDEX idempotency_records_project_id_thread_id_idx ON memory.idempotency_records USING btree (project_id, thread_id) WHERE (thread_id IS NOT NULL);
+
+CREATE INDEX pending_embeddings_embedder_pk_not_before_idx ON memory.pending_embeddings USING btree (embedder_pk, not_before);
 
 CREATE INDEX prompts_project_id_shared_digest_sent_at_idx ON memory.prompts USING btree (project_id, shared_digest, sent_at) WHERE ((status = 'sent'::text) AND (shared_digest IS NOT NULL));
 
@@ -325,6 +443,12 @@ ALTER TABLE ONLY memory.message_terms
 ALTER TABLE ONLY memory.messages
     ADD CONSTRAINT messages_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
 
+ALTER TABLE ONLY memory.pending_embeddings
+    ADD CONSTRAINT pending_embeddings_embedder_pk_fkey FOREIGN KEY (embedder_pk) REFERENCES memory.embedders(pk);
+
+ALTER TABLE ONLY memory.pending_embeddings
+    ADD CONSTRAINT pending_embeddings_thread_pk_seq_fkey FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages(thread_pk, seq) ON DELETE CASCADE;
+
 ALTER TABLE ONLY memory.prompts
     ADD CONSTRAINT prompts_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
 
@@ -339,6 +463,9 @@ ALTER TABLE ONLY memory.token_estimates
 
 ALTER TABLE ONLY memory.tool_uses
     ADD CONSTRAINT tool_uses_thread_pk_seq_fkey FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages(thread_pk, seq) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.vectors_1
+    ADD CONSTRAINT vectors_1_thread_pk_seq_fkey FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages(thread_pk, seq) ON DELETE CASCADE;
 
 ALTER TABLE memory.api_keys ENABLE ROW LEVEL SECURITY;
 
@@ -358,6 +485,8 @@ CREATE POLICY every_project ON memory.message_terms TO memory_worker USING (true
 
 CREATE POLICY every_project ON memory.messages TO memory_worker USING (true);
 
+CREATE POLICY every_project ON memory.pending_embeddings TO memory_worker USING (true);
+
 CREATE POLICY every_project ON memory.projects TO memory_worker USING (true);
 
 CREATE POLICY every_project ON memory.prompts TO memory_worker USING (true);
@@ -370,6 +499,8 @@ CREATE POLICY every_project ON memory.token_estimates TO memory_worker USING (tr
 
 CREATE POLICY every_project ON memory.tool_uses TO memory_worker USING (true);
 
+CREATE POLICY every_project ON memory.vectors_1 TO memory_worker USING (true);
+
 ALTER TABLE memory.idempotency_records ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE memory.lanes ENABLE ROW LEVEL SECURITY;
@@ -379,6 +510,8 @@ ALTER TABLE memory.message_revisions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE memory.message_terms ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE memory.messages ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.pending_embeddings ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY project ON memory.api_keys TO memory_app USING (((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")) OR (hash = ( SELECT decode(NULLIF(current_setting('memory.key_hash'::text, true), ''::text), 'hex'::text) AS decode))));
 
@@ -394,6 +527,8 @@ CREATE POLICY project ON memory.message_terms TO memory_app USING (COALESCE((pro
 
 CREATE POLICY project ON memory.messages TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
+CREATE POLICY project ON memory.pending_embeddings TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
+
 CREATE POLICY project ON memory.projects TO memory_app USING ((pk = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")));
 
 CREATE POLICY project ON memory.prompts TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
@@ -405,6 +540,8 @@ CREATE POLICY project ON memory.threads TO memory_app USING (COALESCE((project_i
 CREATE POLICY project ON memory.token_estimates TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
 CREATE POLICY project ON memory.tool_uses TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
+
+CREATE POLICY project ON memory.vectors_1 TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
 ALTER TABLE memory.projects ENABLE ROW LEVEL SECURITY;
 
@@ -418,6 +555,8 @@ ALTER TABLE memory.token_estimates ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE memory.tool_uses ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE memory.vectors_1 ENABLE ROW LEVEL SECURITY;
+
 GRANT USAGE ON SCHEMA memory TO memory_app;
 GRANT USAGE ON SCHEMA memory TO memory_worker;
 
@@ -429,6 +568,9 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.api_keys TO memory_worker;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.assistants TO memory_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.assistants TO memory_worker;
+
+GRANT SELECT ON TABLE memory.embedders TO memory_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE memory.embedders TO memory_worker;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.idempotency_records TO memory_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.idempotency_records TO memory_worker;
@@ -444,6 +586,9 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.message_terms TO memory_worker
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.messages TO memory_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.messages TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.pending_embeddings TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.pending_embeddings TO memory_worker;
 
 GRANT SELECT ON TABLE memory.projects TO memory_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.projects TO memory_worker;
@@ -462,3 +607,6 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.token_estimates TO memory_work
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.tool_uses TO memory_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.tool_uses TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.vectors_1 TO memory_app;
+GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE memory.vectors_1 TO memory_worker;

@@ -99,9 +99,18 @@ class SearchHit(BaseModel):
     message: Message
 
 
+class Recall(BaseModel):
+    """How messages were looked for: by words and vectors (`hybrid`), or by `words` alone, and why."""
+
+    mode: Literal["hybrid", "words"]
+    reason: Literal["embedder_unavailable", "pending", "query_has_no_vector", "thread_busy"] | None
+    pending: int = Field(description="Passages that have no vector yet, and are found by their words.")
+
+
 class SearchHits(BaseModel):
     object: Literal["list"]
     data: list[SearchHit]
+    recall: Recall
 
 
 class SectionTokens(BaseModel):
@@ -151,6 +160,7 @@ class PromptSummary(BaseModel):
     prediction: PredictionOut
     breakpoints: list[dict[str, Any]] = Field(description="Cache breakpoints, and the tokens before each.")
     window: dict[str, Any] = Field(description="What is shown verbatim, and whether this prompt moved it.")
+    recall: Recall | None = Field(description="Null when nothing was looked for.")
     recalled: list[dict[str, Any]] = Field(description="Older messages that were brought back, and why.")
     omitted: list[dict[str, Any]] = Field(description="Messages that are not in the prompt.")
     breaks: list[dict[str, Any]] = Field(description="Why this prompt does not extend the one before it.")

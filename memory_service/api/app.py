@@ -19,6 +19,7 @@ from memory_service.api.intake import Intake
 from memory_service.config import Settings
 from memory_service.runtime import Runtime
 from memory_service.services import retention
+from memory_service.services.embedding import EmbeddingLoop
 
 _IMPORT_TIMES_BODY = 100
 # For the OpenAPI document; `deps` is what looks at the key.
@@ -40,12 +41,13 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime = app.state.runtime = open_runtime()
         loading = asyncio.create_task(asyncio.to_thread(runtime.counter.count, "x"))
-        sweeping = asyncio.create_task(retention.run(runtime))
+        beside = [asyncio.create_task(retention.run(runtime)), asyncio.create_task(EmbeddingLoop(runtime).run())]
         try:
             yield
         finally:
-            sweeping.cancel()
-            await asyncio.gather(loading, sweeping, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(loading, *beside, return_exceptions=True)
             await runtime.close()
 
     app = FastAPI(

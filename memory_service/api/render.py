@@ -10,7 +10,7 @@ from memory_service.core.canonical import Raw, loads
 from memory_service.core.pricing import Model, find_model
 from memory_service.core.usage import ReportedUsage
 from memory_service.services.prompts import BuiltPrompt
-from memory_service.services.search import SearchHit
+from memory_service.services.search import SearchResult
 from memory_service.services.usage import Reported
 from memory_service.store.messages import MessageRecord
 from memory_service.store.pages import Page
@@ -29,7 +29,7 @@ def _raw(text: str | None) -> Raw | None:
     return None if text is None else Raw(text)
 
 
-def thread(record: ThreadRecord) -> dict[str, Any]:
+def thread(record: ThreadRecord, pending_embeddings: int) -> dict[str, Any]:
     return {
         "id": record.id,
         "object": "thread",
@@ -43,7 +43,7 @@ def thread(record: ThreadRecord) -> dict[str, Any]:
         "truncation_strategy": _raw(record.truncation_strategy),
         "message_count": record.message_count,
         "last_seq": record.last_seq,
-        "pending_embeddings": 0,
+        "pending_embeddings": pending_embeddings,
         "active_run_id": None,
     }
 
@@ -103,9 +103,10 @@ def page(found: Page[T], render: Callable[[T], dict[str, Any]]) -> dict[str, Any
     }
 
 
-def search_hits(hits: Sequence[SearchHit]) -> dict[str, Any]:
+def search_hits(result: SearchResult) -> dict[str, Any]:
     return {
         "object": "list",
+        "recall": result.ranking.explanation,
         "data": [
             {
                 "message_id": hit.message.id,
@@ -117,7 +118,7 @@ def search_hits(hits: Sequence[SearchHit]) -> dict[str, Any]:
                 "excerpt": hit.excerpt,
                 "message": message(hit.message, hit.thread_id),
             }
-            for hit in hits
+            for hit in result.hits
         ],
     }
 
@@ -130,6 +131,7 @@ def prompt_summary(prompt: BuiltPrompt, models: Sequence[Model]) -> dict[str, An
         "thread_id": prompt.thread_id,
         "status": prompt.status,
         "created_at": time(prompt.created_at),
+        "recall": None,  # prompts of versions before vectors do not say
         **prompt.explanation,
         "usage": _raw(prompt.usage),
         "reported": None if usage is None else _reported(usage, prompt, models),

@@ -19,6 +19,8 @@ from memory_service.services.ingest import Draft
 from memory_service.store import messages as message_store
 from memory_service.store import threads as thread_store
 from memory_service.store.db import Session
+from memory_service.store.embedding import count_pending
+from memory_service.store.threads import ThreadRecord
 
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["threads"])
 _METADATA_FILTER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
@@ -49,6 +51,11 @@ def draft(message: schemas.MessageInput, field: str) -> Draft:
     return Draft(message.role, message.content, field, message.metadata)
 
 
+async def _thread(session: Session, record: ThreadRecord) -> dict[str, Any]:
+    pending = await count_pending(session, [record.pk])
+    return render.thread(record, pending.get(record.pk, 0))
+
+
 @router.post("/threads", status_code=201, response_model=answers.Thread)
 async def create_thread(context: Ctx, body: schemas.ThreadCreate | None = None) -> Response:
     """Create a thread, with its first messages if given."""
@@ -61,7 +68,7 @@ async def create_thread(context: Ctx, body: schemas.ThreadCreate | None = None) 
         created = await threads.create(
             session, fields=fields, metadata=body.metadata, messages=messages, now=context.now
         )
-        return render.thread(created)
+        return await _thread(session, created)
 
     return await once(context, effect, status=201)
 
@@ -87,14 +94,15 @@ async def list_threads(
             metadata[match[1]] = value
     async with context.runtime.db.read_only(context.project_id) as session:
         found = await thread_store.list_threads(session, page, user_id=user_id, metadata=metadata)
-    return json_response(render.page(found, render.thread))
+        pending = await count_pending(session, [thread.pk for thread in found.items])
+    return json_response(render.page(found, lambda thread: render.thread(thread, pending.get(thread.pk, 0))))
 
 
 @router.get("/threads/{thread_id}", response_model=answers.Thread)
 async def get_thread(context: Ctx, thread_id: str) -> Response:
     """One thread, without its messages."""
     async with context.runtime.db.read_only(context.project_id) as session:
-        return json_response(render.thread(await thread_store.get_thread(session, thread_id)))
+        return json_response(await _thread(session, await thread_store.get_thread(session, thread_id)))
 
 
 @router.patch("/threads/{thread_id}", response_model=answers.Thread)
@@ -108,7 +116,7 @@ async def update_thread(context: Ctx, thread_id: str, body: schemas.ThreadUpdate
             await thread_store.get_assistant(session, fields["assistant_id"], lock="FOR KEY SHARE")
         updated = await thread_store.update_thread(session, thread.pk, fields=fields, metadata=metadata)
         check_metadata_size(updated.metadata)
-        return render.thread(updated)
+        return await _thread(session, updated)
 
     return await once(context, effect)
 
@@ -130,7 +138,9 @@ async def fork_thread(context: Ctx, thread_id: str, body: schemas.ForkInput) -> 
     fields = thread_fields(body)
 
     async def effect(session: Session) -> Any:
-        return render.thread(await threads.fork(session, thread_id, body.seq, fields, body.metadata, context.now))
+        return await _thread(
+            session, await threads.fork(session, thread_id, body.seq, fields, body.metadata, context.now)
+        )
 
     return await once(context, effect, status=201)
 
@@ -223,8 +233,8 @@ async def search_thread(
 @router.post("/search", response_model=answers.SearchHits)
 async def search_user(context: Ctx, body: schemas.SearchInput) -> Response:
     """The messages that fit best in all threads of an end user."""
-    hits = await search.search_user(context.runtime, context.project_id, body.user_id, body.q, body.limit)
-    return json_response(render.search_hits(hits))
+    found = await search.search_user(context.runtime, context.project_id, body.user_id, body.q, body.limit)
+    return json_response(render.search_hits(found))
 
 
 def check_metadata_size(merged: Mapping[str, str]) -> None:

@@ -110,6 +110,11 @@ def block_text(block: Block) -> str:
     return ""
 
 
+def content_text(content: Iterable[Block]) -> str:
+    """The readable text of a message: what recall indexes and embeds."""
+    return "\n".join(filter(None, map(block_text, content)))
+
+
 def is_tool_result(block: Block) -> bool:
     return block.get("type") == "tool_result"
 

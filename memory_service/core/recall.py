@@ -3,8 +3,9 @@
 The index of a thread is one array of 32-bit numbers: for every passage a header (0, seq, passage number from 1), then
 its terms. BM25 (Robertson et al.; k1 = 1.2, b = 0.75, idf = ln(1 + (N - df + .5) / (df + .5))) runs twice over it: on the
 passage itself, and on the passage with its two neighbours, because an answer often stands next to the words of the
-question. The two are fused as a sum of z-scores. A passage that shares no word with the question itself never ranks
-before the neighbour that does, and is shown only beside it.
+question. Vectors are compared in the same two ways: a passage's own similarity to the query, and the mean of it and its
+neighbours'. All are fused as a sum of z-scores. A passage that says nothing of the question itself never ranks before
+the neighbour that does, and is shown only beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +28,16 @@ _HEADER = 3
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Numbers = TypeVar("Numbers", Floats, Ints)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A passage that a query found. `document` counts passages in index order; `passage` is its number in the message.
 
-    `score` is the fused one. `words` is BM25 of the passage itself, `neighbours` of it together with those beside it.
+    `score` is the fused one. `words` is BM25 of the passage itself, `neighbours` of it together with those beside it,
+    `vector` the cosine of its vector and the query's. `by_neighbours`: nothing but those beside it led to it.
     """
 
     document: int
@@ -41,17 +46,18 @@ class Hit:
     score: float
     words: float = 0.0
     neighbours: float = 0.0
+    vector: float | None = None
+    by_neighbours: bool = False
 
     @property
     def partners(self) -> frozenset[int]:
-        """Documents of which one must be shown beside this one: it shares no word with the query, only they do."""
-        alone = self.words > 0 or self.neighbours == 0
-        return frozenset() if alone else frozenset((self.document - 1, self.document + 1))
+        """Documents of which one must be shown beside this one: it says nothing of the query itself, only they do."""
+        return frozenset((self.document - 1, self.document + 1)) if self.by_neighbours else frozenset()
 
     @property
     def why(self) -> dict[str, float | None]:
         """What led to it, as it is shown."""
-        return {"words": self.words, "neighbours": self.neighbours, "vector": None}
+        return {"words": self.words, "neighbours": self.neighbours, "vector": self.vector}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,37 +101,87 @@ def count_documents(index: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(index, dtype="<i4") == 0))
 
 
-def rank(index: bytes, query: str, limit: int) -> list[Hit]:
-    """The best passages for a query, best first; equal scores by position. Empty when no term of it occurs."""
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the words of a query say of each passage of an index, in its order.
+
+    `own` is BM25 of the passage itself, `around` of it together with those beside it.
+    """
+
+    seq: Ints
+    passage: Ints
+    own: Floats
+    around: Floats
+
+    def __len__(self) -> int:
+        return len(self.seq)
+
+
+def rank(index: bytes, query: str, limit: int, similarity: Floats | None = None) -> list[Hit]:
+    """The best passages for a query, best first; equal scores by position.
+
+    `similarity` is that of each passage's vector to the query's, in index order; NaN where there is none yet. Without it
+    only what shares words is found.
+    """
+    return best(weigh_words(index, query), limit, similarity)
+
+
+def weigh_words(index: bytes, query: str) -> Words:
     query_terms = np.unique(np.asarray(terms_of(query), dtype=np.int32))
     numbers = np.frombuffer(index, dtype="<i4")
     starts = np.flatnonzero(numbers == 0)
-    if not len(query_terms) or not len(starts):
-        return []
-    lengths = np.diff(np.append(starts, len(numbers))) - _HEADER
+    count = len(starts)
+    seq, passage = (numbers[starts + 1], numbers[starts + 2]) if count else (starts, starts)
     term, document = _occurrences(numbers, starts, query_terms)
     if not len(term):
-        return []
-    count = len(starts)
+        return Words(seq, passage, np.zeros(count), np.zeros(count))
+    lengths = np.diff(np.append(starts, len(numbers))) - _HEADER
     own = _bm25(*_frequencies(term, document, count), lengths, count)
     around = _bm25(*_neighbourhood(term, document, count), _with_neighbours(lengths), count)
-    score = _behind_partners(_z(own) + _z(around), own > 0)
-    found = np.flatnonzero((own > 0) | (around > 0))
-    best = found[np.lexsort((found, own[found] == 0, -score[found]))][:limit]
+    return Words(seq, passage, own, around)
+
+
+def best(words: Words, limit: int, similarity: Floats | None = None) -> list[Hit]:
+    """As `rank`, of words that were weighed."""
+    if not len(words):
+        return []
+    if similarity is not None and np.isnan(similarity).all():
+        similarity = None
+    score, speaks = fuse(words, similarity)
+    found = np.flatnonzero(speaks | (words.around > 0))
+    order = found[np.lexsort((found, ~speaks[found], -score[found]))][:limit]
     return [
         Hit(
             document=int(d),
-            seq=int(numbers[starts[d] + 1]),
-            passage=int(numbers[starts[d] + 2]),
+            seq=int(words.seq[d]),
+            passage=int(words.passage[d]),
             score=round(float(score[d]), 4),
-            words=round(float(own[d]), 4),
-            neighbours=round(float(around[d]), 4),
+            words=round(float(words.own[d]), 4),
+            neighbours=round(float(words.around[d]), 4),
+            vector=None if similarity is None or np.isnan(similarity[d]) else round(float(similarity[d]), 4),
+            by_neighbours=not speaks[d],
         )
-        for d in best
+        for d in order
     ]
 
 
-def _behind_partners(score: Floats, matches: npt.NDArray[np.bool_]) -> Floats:
+def fuse(words: Words, similarity: Floats | None) -> tuple[Floats, Bools]:
+    """One score for each passage, and whether it speaks for itself: by a word, or by being more alike than the average."""
+    score = _z(words.own) + _z(words.around)
+    speaks = words.own > 0
+    if similarity is not None:
+        alike = np.where(np.isnan(similarity), np.nanmean(similarity), similarity)  # a missing vector says nothing
+        score += _z(alike) + _z(_window_mean(alike))
+        speaks = speaks | (_z(alike) > 0)
+    return _behind_partners(score, speaks), speaks
+
+
+def _window_mean(values: Floats) -> Floats:
+    """The mean of each value and its neighbours."""
+    return _with_neighbours(values) / _with_neighbours(np.ones_like(values))
+
+
+def _behind_partners(score: Floats, matches: Bools) -> Floats:
     """What matches by its neighbours alone scores no more than the better of them that matches itself."""
     partners = np.pad(np.where(matches, score, -np.inf), 1, constant_values=-np.inf)
     return np.where(matches, score, np.minimum(score, np.maximum(partners[:-2], partners[2:])))
@@ -137,6 +193,8 @@ def _occurrences(numbers: npt.NDArray[np.int32], starts: Ints, query_terms: npt.
     table = np.zeros(65_536, dtype=bool)
     table[query_terms & 0xFFFF] = True
     places = np.flatnonzero(table[numbers & 0xFFFF])
+    if not len(places):
+        return places, places
     values = numbers[places]
     term = np.minimum(np.searchsorted(query_terms, values), len(query_terms) - 1)
     real = query_terms[term] == values
@@ -155,8 +213,8 @@ def _neighbourhood(term: Ints, document: Ints, count: int) -> tuple[Ints, Ints, 
     return _frequencies(np.tile(term, 3)[inside], near[inside], count)
 
 
-def _with_neighbours(lengths: Ints) -> Ints:
-    padded = np.pad(lengths, 1)
+def _with_neighbours(values: Numbers) -> Numbers:
+    padded = np.pad(values, 1)
     return padded[:-2] + padded[1:-1] + padded[2:]
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 from memory_service.core.messages import Tail, extend_tail
 from memory_service.errors import Conflict, InvalidInput, InvalidMessage, MemoryServiceError, NotFound
 from memory_service.runtime import Runtime, new_id
-from memory_service.services.ingest import note_appended
+from memory_service.services.ingest import note_appended, with_vectors
 from memory_service.services.lines import (
     AssistantLine,
     Part,
@@ -64,7 +64,7 @@ async def import_lines(
         return await asyncio.to_thread(prepare_part, part, read, runtime.counter, now)
 
     importing = Import(now, ids)
-    async with aclosing(_prepared(lines, prepare, ahead=1)) as parts:
+    async with aclosing(_prepared(lines, _embedding(runtime, prepare), ahead=1)) as parts:
         async for part in parts:
             await importing.write(session, part)
     return importing.report
@@ -85,12 +85,27 @@ async def import_in_steps(
     Whatever interrupts it, the same lines imported again go on where it ended. Raises InvalidInput naming the line.
     """
     importing = Import(now, "continue")
-    async with aclosing(_prepared(lines, prepare, ahead)) as parts:
+    async with aclosing(_prepared(lines, _embedding(runtime, prepare), ahead)) as parts:
         async for part in parts:
             async with runtime.db.transaction(project_id) as session:
                 await importing.write(session, part)
             on_commit(importing.report)
     return importing.report
+
+
+def _embedding(runtime: Runtime, prepare: Prepare) -> Prepare:
+    """Prepare a part, with the vectors of its messages."""
+
+    async def prepare_and_embed(part: Part) -> PreparedPart:
+        prepared = await prepare(part)
+        messages = [line.message for _, line in prepared if isinstance(line, PreparedMessage)]
+        embedded = iter(await with_vectors(runtime, messages))
+        return [
+            (number, replace(line, message=next(embedded)) if isinstance(line, PreparedMessage) else line)
+            for number, line in prepared
+        ]
+
+    return prepare_and_embed
 
 
 async def _prepared(lines: Iterable[bytes], prepare: Prepare, ahead: int) -> AsyncGenerator[PreparedPart]:

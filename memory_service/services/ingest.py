@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from memory_service.core.canonical import dumps, loads
@@ -15,19 +16,23 @@ from memory_service.core.messages import (
     Block,
     Tail,
     block_text,
+    content_text,
     extend_tail,
     outline,
 )
 from memory_service.core.recall import index_entry
+from memory_service.core.terms import passages_of
 from memory_service.core.tokens import TokenCounts
-from memory_service.errors import InvalidMessage
+from memory_service.errors import EmbedderUnavailable, InvalidMessage
 from memory_service.providers.base import TextCounter
 from memory_service.runtime import Runtime, new_id
+from memory_service.store import edits
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.messages import Addition, MessageRecord, NewMessage, Placed
 from memory_service.store.threads import ThreadRecord
+from memory_service.store.vectors import MessageVectors
 from memory_service.telemetry import metrics
 
 MAX_MESSAGES_PER_APPEND = 1_000
@@ -51,18 +56,39 @@ class Draft:
 
 
 async def prepare(runtime: Runtime, drafts: Sequence[Draft], now: datetime) -> list[NewMessage]:
-    """Do all that needs no database. Raises InvalidMessage naming the field and the remedy."""
+    """Do all that needs no transaction. Raises InvalidMessage naming the field and the remedy."""
     checked = [_checked(draft) for draft in drafts]
     counts = await runtime.count([_counted_text(content) for content in checked])
     thinking = await runtime.count([_thinking_text(content) for content in checked])
-    return [
+    messages = [
         _new_message(draft, content, count, thought, now)
         for draft, content, count, thought in zip(drafts, checked, counts, thinking, strict=True)
+    ]
+    return await with_vectors(runtime, messages)
+
+
+async def with_vectors(runtime: Runtime, messages: Sequence[NewMessage]) -> list[NewMessage]:
+    """The messages with vectors by the active embedder, if it is fast enough to be waited for; otherwise the background
+    loop sees to them."""
+    if not messages:
+        return []
+    active = await runtime.embedders.active()
+    if active.embedder is None or not active.embedder.inline:
+        return list(messages)
+    passages = [passages_of(message.text) for message in messages]
+    try:
+        rows = await active.embedder.embed_passages(list(chain.from_iterable(passages)))
+    except EmbedderUnavailable:
+        return list(messages)
+    ends = list(accumulate(map(len, passages), initial=0))
+    return [
+        replace(message, vectors=MessageVectors(active.record, rows[start:end]))
+        for message, (start, end) in zip(messages, pairwise(ends), strict=True)
     ]
 
 
 def prepare_one(counter: TextCounter, draft: Draft, now: datetime) -> NewMessage:
-    """As `prepare`, for a caller that is beside the event loop already."""
+    """As `prepare` but for the vectors, for a caller that is beside the event loop already."""
     content = _checked(draft)
     return _new_message(
         draft, content, counter.count(_counted_text(content)), counter.count(_thinking_text(content)), now
@@ -80,7 +106,7 @@ def _new_message(
         id=draft.id or new_id("msg", now),
         role=draft.role,
         content=dumps(content),
-        text=_text(content),
+        text=content_text(content),
         outline=outline(content),
         counts=replace(counts, messages=1, images=sum(map(media_tokens, content))),
         thinking_tokens=thinking.latin + thinking.other,
@@ -97,11 +123,13 @@ async def append(
     messages: Sequence[NewMessage],
     fields: Sequence[str],
     seqs: Sequence[int | None] | None = None,
+    *,
+    enqueue: bool = True,
 ) -> list[MessageRecord]:
     """Append prepared messages to a thread whose row this transaction holds. All or none.
 
     `fields[i]` is where message i stood in the request. `seqs` is for copies of a thread from which messages were
-    deleted: it may leave gaps. Raises InvalidMessage.
+    deleted: it may leave gaps. `enqueue` as in the store's `append`. Raises InvalidMessage.
     """
     tail = thread.tail
     placed: list[Placed] = []
@@ -112,7 +140,7 @@ async def append(
             raise InvalidMessage(f"`{field}seq` is {given}, but the message before has {seq}.", field=f"{field}seq")
         seq = given if given is not None else seq + 1
         placed.append((seq, message, index_entry(seq, message.text)))
-    records = await message_store.append(session, [Addition(thread.pk, placed, tail)])
+    records = await message_store.append(session, [Addition(thread.pk, placed, tail)], enqueue=enqueue)
     note_appended(session, records)
     return records
 
@@ -137,7 +165,7 @@ async def edit(
     kept = {key: value for key, value in merged.items() if value is not None}
     if new is None:
         new = copy_of(message, message.id)
-    edited = await message_store.replace(session, thread, message, new, index_entry(message.seq, new.text), kept)
+    edited = await edits.replace(session, thread, message, new, index_entry(message.seq, new.text), kept)
     if edited.content != message.content:
         await _revalidate(session, thread, message.seq, deleted=0, action="edit")
     return edited
@@ -145,7 +173,7 @@ async def edit(
 
 async def delete(session: Session, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
     """Raises InvalidMessage when a tool result would lose its call."""
-    await message_store.bury(session, thread, message, now)
+    await edits.bury(session, thread, message, now)
     await _revalidate(session, thread, message.seq, deleted=1, action="delete")
 
 
@@ -159,7 +187,7 @@ async def _revalidate(session: Session, thread: ThreadRecord, seq: int, *, delet
             raise InvalidMessage(
                 _why_broken(action, record, seq, error), code="tool_pair_broken", message_id=record.id
             ) from error
-    await message_store.set_tail(session, thread.pk, tail, deleted=deleted)
+    await edits.set_tail(session, thread.pk, tail, deleted=deleted)
     await prompt_store.mark_edited(session, thread.pk, seq, deleted=deleted > 0)
 
 
@@ -180,7 +208,7 @@ def copy_of(record: MessageRecord, id: str) -> NewMessage:
         id=id,
         role=record.role,
         content=record.content,
-        text=_text(content),
+        text=content_text(content),
         outline=outline(content),
         counts=record.counts,
         thinking_tokens=record.thinking_tokens,
@@ -188,11 +216,6 @@ def copy_of(record: MessageRecord, id: str) -> NewMessage:
         created_at=record.created_at,
         status=record.status,
     )
-
-
-def _text(content: Sequence[Block]) -> str:
-    """What recall indexes."""
-    return "\n".join(filter(None, map(block_text, content)))
 
 
 def _counted_text(content: Sequence[Block]) -> str:

@@ -11,11 +11,24 @@ from datetime import datetime
 from pathlib import Path
 
 from memory_service.config import Settings
+from memory_service.errors import EmbedderUnavailable
+from memory_service.providers.base import Embedder
+from memory_service.providers.embeddings.registry import EmbedderSpec, open_embedder
 from memory_service.providers.tokenizers import O200kCounter
-from memory_service.runtime import Runtime, load_models, new_api_key, new_id, now_utc
+from memory_service.runtime import (
+    Embedders,
+    OpenEmbedder,
+    Runtime,
+    embedder_access,
+    load_models,
+    new_api_key,
+    new_id,
+    now_utc,
+)
 from memory_service.store import projects
 from memory_service.store.db import ROLES, Database
 from memory_service.store.embedded import EmbeddedPostgres, EmbeddedPostgresError, running_uri
+from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.migrate import allow_login, head_revision, migrate
 from memory_service.telemetry import logger
 
@@ -83,16 +96,35 @@ def _revive(server: EmbeddedPostgres) -> None:
                 logger.error("the embedded Postgres did not start", extra={"fields": {"reason": error.message}})
 
 
-def open_runtime(settings: Settings, database: OpenDatabase) -> Runtime:
+def open_runtime(settings: Settings, database: OpenDatabase, opener: OpenEmbedder | None = None) -> Runtime:
     """Raises InvalidInput for a price table that cannot be read."""
     url, login = database.url, database.embedded
+    db = Database(url, login=login, pool_size=settings.database_connections)
     return Runtime(
         settings=settings,
-        db=Database(url, login=login, pool_size=settings.database_connections),
+        db=db,
         worker_db=Database(url, role="memory_worker", login=login, pool_size=_WORKER_CONNECTIONS),
         counter=O200kCounter(),
         models=load_models(settings.models_file),
+        embedders=Embedders(db, opener or _recorded_embedder(settings)),
     )
+
+
+def _recorded_embedder(settings: Settings) -> OpenEmbedder:
+    """Opens what the database says, as this process may reach it."""
+
+    async def open_recorded(record: EmbedderRecord) -> Embedder:
+        spec = EmbedderSpec.from_json(record.spec)
+        embedder = await open_embedder(spec, embedder_access(settings), dimensions=record.dimensions)
+        if embedder.name != record.name:
+            await embedder.close()
+            raise EmbedderUnavailable(
+                f"{record.name} is {embedder.name} in this version; run `memory-service embedder switch`.",
+                is_retryable=False,
+            )
+        return embedder
+
+    return open_recorded
 
 
 async def check_database(url: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,7 +14,7 @@ from memory_service.core.markup import document_text
 from memory_service.core.messages import Block, Message, extend_tail
 from memory_service.core.pricing import Model, find_model, provider_of
 from memory_service.core.prompt import Prompt, assemble
-from memory_service.core.recall import Candidate, Recalled, pack, rank
+from memory_service.core.recall import Candidate, Recalled, pack
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenEstimate
 from memory_service.core.truncation import TruncationStrategy
@@ -22,12 +22,14 @@ from memory_service.core.volatile import Volatile, context_block
 from memory_service.core.window import Window, check_open_calls, plan_window
 from memory_service.errors import InvalidInput
 from memory_service.runtime import Runtime
+from memory_service.services.recall import Question, Ranking, rank_threads
 from memory_service.services.search import excerpt_of
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store import recall as recall_store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.recall import ThreadIndex
 from memory_service.store.threads import AssistantRecord, ThreadRecord, get_assistant
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
@@ -61,6 +63,31 @@ class PromptSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """A prompt up to what it will recall. `query` is what to look for; None when there is nothing to recall."""
+
+    thread: ThreadRecord
+    request: Request
+    stable: StablePart
+    lane: Lane | None
+    other_lanes: Mapping[str, Lane]
+    shared_sent_at: datetime | None
+    scale: Scale
+    window: Window
+    context_text: str
+    recall_tokens: int
+    query: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What is recalled, best first, and how it was found."""
+
+    recalled: tuple[Recalled, ...]
+    ranking: Ranking
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A prompt that is ready to be stored, and what it was planned from."""
 
@@ -68,18 +95,18 @@ class Plan:
     request: Request
     prompt: Prompt
     window: Window
-    recalled: tuple[Recalled, ...]
+    recall: Recall | None
 
 
-async def plan(
+async def outline(
     runtime: Runtime,
     session: Session,
     thread: ThreadRecord,
     spec: PromptSpec,
     new: NewMessage | None,
     now: datetime,
-) -> Plan:
-    """Plan the next prompt of a thread, with `new` as if it had been appended.
+) -> Outline:
+    """Plan the next prompt of a thread, with `new` as if it had been appended, up to what it will recall.
 
     Raises NoUserMessage, PromptTooLarge, InvalidInput, InvalidMessage.
     """
@@ -101,7 +128,7 @@ async def plan(
     check_open_calls(open_ids, messages)
     recall = spec.recall or RecallSpec()
     context_text = context_block(spec.context)
-    context_counts = runtime.counter.count(context_text)
+    context_tokens = scale.ceil(runtime.counter.count(context_text))
     reserve = recall.max_tokens if recall.max_tokens is not None else default_recall_tokens(request.max_prompt_tokens)
     window = plan_window(
         request,
@@ -110,32 +137,40 @@ async def plan(
         lane,
         scale,
         recall_reserve=reserve if recall.enabled else 0,
-        context_tokens=scale.ceil(context_counts),
+        context_tokens=context_tokens,
         more_before=more_before,
         refresh=spec.refresh,
         now=now.timestamp(),
     )
-    recalled: tuple[Recalled, ...] = ()
-    if window.frozen is not None:
-        volatile = window.frozen
-    else:
-        left = window.volatile_tokens_left - scale.ceil(context_counts)
-        if recall.enabled:
-            recalled = await _recall(runtime, session, thread, window, recall.query, min(reserve, left), scale)
-        volatile = Volatile.of(recalled, context_text, lambda text: scale.ceil(runtime.counter.count(text)))
+    recall_tokens = min(reserve, window.volatile_tokens_left - context_tokens)
+    query = recall.query if recall.query is not None else window.open_turn.question
+    if not recall.enabled or window.frozen is not None or window.first_seq <= 1 or recall_tokens <= 0:
+        query = ""
+    return Outline(
+        thread, request, stable, lane, lanes, shared_sent_at, scale, window, context_text, recall_tokens, query or None
+    )
+
+
+def complete(runtime: Runtime, outlined: Outline, recall: Recall | None, now: datetime) -> Plan:
+    """The plan of an outlined prompt with what it recalls."""
+    scale, window = outlined.scale, outlined.window
+    volatile = window.frozen
+    if volatile is None:
+        recalled = recall.recalled if recall else ()
+        volatile = Volatile.of(recalled, outlined.context_text, lambda text: scale.ceil(runtime.counter.count(text)))
     prompt = assemble(
-        request,
-        stable,
+        outlined.request,
+        outlined.stable,
         window,
         volatile,
         runtime.counter.count(volatile.recalled_text) + runtime.counter.count(volatile.context_text),
-        lane,
+        outlined.lane,
         scale,
         now.timestamp(),
-        lanes,
-        shared_sent_at.timestamp() if shared_sent_at else None,
+        outlined.other_lanes,
+        outlined.shared_sent_at.timestamp() if outlined.shared_sent_at else None,
     )
-    return Plan(thread, request, prompt, window, recalled)
+    return Plan(outlined.thread, outlined.request, prompt, window, recall)
 
 
 def settle(runtime: Runtime, spec: PromptSpec) -> Request:
@@ -264,31 +299,22 @@ def _new_message(new: NewMessage, seq: int) -> Message:
     )
 
 
-async def _recall(
-    runtime: Runtime,
-    session: Session,
-    thread: ThreadRecord,
-    window: Window,
-    query: str | None,
-    max_tokens: int,
-    scale: Scale,
-) -> tuple[Recalled, ...]:
-    """Older messages that fit the question, best first."""
-    wanted = query if query is not None else window.open_turn.question
-    if window.first_seq <= 1 or max_tokens <= 0 or not wanted:
-        return ()
-    index = await recall_store.thread_index(session, thread.pk, window.first_seq)
+async def recall(runtime: Runtime, session: Session, outlined: Outline, question: Question) -> Recall:
+    """Older messages that fit the question, as many as fit the prompt."""
+    thread, first_seq = outlined.thread, outlined.window.first_seq
+    index = await recall_store.thread_index(session, thread.pk, first_seq)
+    threads = [ThreadIndex(thread.pk, thread.id, index)]
+    ranking = await rank_threads(session, threads, question, _RANKED_PASSAGES, first_seq)
     # Below average is not relevant, only the best of the rest.
-    hits = [hit for hit in rank(index, wanted, _RANKED_PASSAGES) if hit.score >= 0]
-    if not hits:
-        return ()
+    hits = [hit for hit in ranking.hits if hit.score >= 0]
     seqs = sorted({hit.seq for hit in hits})
-    records = await message_store.with_seqs(session, [thread.pk] * len(seqs), seqs)
+    records = await message_store.with_seqs(session, [thread.pk] * len(seqs), seqs) if seqs else []
     by_seq = {record.seq: record for record in records}
     candidates = []
     for hit in hits:
         if record := by_seq.get(hit.seq):
             text, is_excerpt = excerpt_of(record, hit.passage)
             candidates.append(Candidate(hit, record.id, record.role, text, is_excerpt, record.created_at))
-
-    return tuple(pack(candidates, max_tokens, lambda text: scale.ceil(runtime.counter.count(text))))
+    scale = outlined.scale
+    packed = pack(candidates, outlined.recall_tokens, lambda text: scale.ceil(runtime.counter.count(text)))
+    return Recall(tuple(packed), ranking)

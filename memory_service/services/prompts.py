@@ -18,7 +18,8 @@ from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.volatile import Volatile
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest
-from memory_service.services.planning import Plan, PromptSpec, plan, to_message
+from memory_service.services.planning import Outline, Plan, PromptSpec, complete, outline, recall, to_message
+from memory_service.services.recall import Question, ask
 from memory_service.store import idempotency
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
@@ -26,7 +27,7 @@ from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import NewMessage
 from memory_service.store.prompts import PromptRecord
-from memory_service.store.threads import get_thread
+from memory_service.store.threads import ThreadRecord, get_thread
 from memory_service.telemetry import metrics
 
 _PLANNED_WITHOUT_LOCK = 2
@@ -67,31 +68,69 @@ async def build(
     """
     prepared = await ingest.prepare(runtime, [message] if message else [], now)
     new = prepared[0] if prepared else None
-    if dry_run:
+    question: Question | None = None
+    for _ in range(1 if dry_run else _PLANNED_WITHOUT_LOCK):
         async with runtime.db.read_only(project_id) as session:
             thread = await get_thread(session, thread_id)
-            return _show(await plan(runtime, session, thread, spec, new, now), None, now)
-    for _ in range(_PLANNED_WITHOUT_LOCK):
-        async with runtime.db.read_only(project_id) as session:
-            thread = await get_thread(session, thread_id)
-            earlier = await idempotency.find(session, call, now) if call else None
-            planned = None if earlier else await plan(runtime, session, thread, spec, new, now)
-        if earlier:
+            earlier = await idempotency.find(session, call, now) if call and not dry_run else None
+            outlined = None if earlier else await outline(runtime, session, thread, spec, new, now)
+        if outlined is None:
+            assert earlier
             return await _answer_again(runtime, project_id, thread_id, earlier.body)
+        question = await _ask(runtime, outlined, question)
+        planned = await _complete(runtime, project_id, outlined, question, now)
+        if dry_run:
+            return _show(planned, None, now)
         async with runtime.db.transaction(project_id) as session:
             thread = await get_thread(session, thread_id, lock=True)
             if call and (earlier := await idempotency.claim(session, call, now)):
                 break
-            if planned and thread.version == planned.thread.version:
+            if thread.version == planned.thread.version:
                 return await _store(session, planned, new, call, now)
     else:
         async with runtime.db.transaction(project_id) as session:
             thread = await get_thread(session, thread_id, lock=True)
             earlier = await idempotency.claim(session, call, now) if call else None
             if earlier is None:
-                return await _store(session, await plan(runtime, session, thread, spec, new, now), new, call, now)
+                planned = await _plan_in(runtime, session, thread, spec, new, question, now)
+                return await _store(session, planned, new, call, now)
     assert earlier
     return await _answer_again(runtime, project_id, thread_id, earlier.body)
+
+
+async def _ask(runtime: Runtime, outlined: Outline, asked: Question | None) -> Question | None:
+    """The question with its vector; in no transaction, because an embedder may be far away."""
+    if outlined.query is None or (asked and asked.text == outlined.query):
+        return asked
+    return await ask(runtime, outlined.query)
+
+
+async def _complete(
+    runtime: Runtime, project_id: int, outlined: Outline, question: Question | None, now: datetime
+) -> Plan:
+    if outlined.query is None or question is None:
+        return complete(runtime, outlined, None, now)
+    async with runtime.db.read_only(project_id) as session:
+        recalled = await recall(runtime, session, outlined, question)
+    return complete(runtime, outlined, recalled, now)
+
+
+async def _plan_in(
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    spec: PromptSpec,
+    new: NewMessage | None,
+    asked: Question | None,
+    now: datetime,
+) -> Plan:
+    """All in one transaction, which holds the thread: a question that came up only now goes without a vector."""
+    outlined = await outline(runtime, session, thread, spec, new, now)
+    if outlined.query is None:
+        return complete(runtime, outlined, None, now)
+    known = asked is not None and asked.text == outlined.query
+    question = asked if asked is not None and known else Question(outlined.query, reason="thread_busy")
+    return complete(runtime, outlined, await recall(runtime, session, outlined, question), now)
 
 
 async def _answer_again(runtime: Runtime, project_id: int, thread_id: str, prompt_id: str) -> BuiltPrompt:
@@ -190,6 +229,7 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
             "trimmed": window.trimmed,
             "reason": window.trim_reason,
         },
+        "recall": planned.recall.ranking.explanation if planned.recall else None,
         "recalled": list(prompt.volatile.recalled),
         "omitted": [{"first_seq": 1, "last_seq": first_seq - 1, "reason": "before_window"}] if first_seq > 1 else [],
         "breaks": [{k: v for k, v in asdict(b).items() if v != ()} for b in prompt.breaks],

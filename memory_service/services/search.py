@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from memory_service.core.canonical import loads
-from memory_service.core.messages import block_text
-from memory_service.core.recall import Hit, count_documents, passage_text, rank
+from memory_service.core.messages import content_text
+from memory_service.core.recall import Hit, count_documents, passage_text
 from memory_service.runtime import Runtime
+from memory_service.services.recall import Question, Ranking, ask, rank_threads
 from memory_service.store import messages as message_store
 from memory_service.store import recall as recall_store
+from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord
 from memory_service.store.recall import ThreadIndex
 from memory_service.store.threads import get_thread
@@ -31,47 +33,52 @@ class SearchHit:
     excerpt: str
 
 
-async def search_thread(runtime: Runtime, project_id: int, thread_id: str, query: str, limit: int) -> list[SearchHit]:
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """`ranking` says how they were found."""
+
+    hits: list[SearchHit]
+    ranking: Ranking
+
+
+async def search_thread(runtime: Runtime, project_id: int, thread_id: str, query: str, limit: int) -> SearchResult:
     """The best messages of a thread, its newest included, best first. Raises NotFound."""
+    question = await ask(runtime, query)
     async with runtime.db.read_only(project_id) as session:
         thread = await get_thread(session, thread_id)
         index = await recall_store.thread_index(session, thread.pk)
-    return await _hits(runtime, project_id, [ThreadIndex(thread.pk, thread.id, index)], query, limit)
+        return await _search(session, [ThreadIndex(thread.pk, thread.id, index)], question, limit)
 
 
-async def search_user(runtime: Runtime, project_id: int, user_id: str, query: str, limit: int) -> list[SearchHit]:
+async def search_user(runtime: Runtime, project_id: int, user_id: str, query: str, limit: int) -> SearchResult:
     """The best messages in all threads of an end user, best first."""
+    question = await ask(runtime, query)
     async with runtime.db.read_only(project_id) as session:
         indexes = await recall_store.user_indexes(session, user_id)
-    return await _hits(runtime, project_id, indexes, query, limit)
+        return await _search(session, indexes, question, limit)
 
 
-async def _hits(
-    runtime: Runtime, project_id: int, indexes: Sequence[ThreadIndex], query: str, limit: int
-) -> list[SearchHit]:
-    # One corpus, so that scores of different threads can be compared.
-    ranked = rank(b"".join(index.index for index in indexes), query, limit * _PASSAGES_PER_MESSAGE)
+async def _search(session: Session, indexes: Sequence[ThreadIndex], question: Question, limit: int) -> SearchResult:
+    ranking = await rank_threads(session, indexes, question, limit * _PASSAGES_PER_MESSAGE)
     owner = _owner_of_documents(indexes)
     best: dict[tuple[int, int], tuple[ThreadIndex, Hit]] = {}
-    for hit in ranked:
+    for hit in ranking.hits:
         thread = owner(hit.document)
         best.setdefault((thread.thread_pk, hit.seq), (thread, hit))
     wanted = list(best)[:limit]
-    async with runtime.db.read_only(project_id) as session:
-        records = await message_store.with_seqs(session, [pk for pk, _ in wanted], [seq for _, seq in wanted])
+    records = await message_store.with_seqs(session, [pk for pk, _ in wanted], [seq for _, seq in wanted])
     found = {(record.thread_pk, record.seq): record for record in records}
     hits = []
     for place in wanted:
         if place in found:
             thread, hit = best[place]
             hits.append(SearchHit(thread.thread_id, found[place], hit, excerpt_of(found[place], hit.passage)[0]))
-    return hits
+    return SearchResult(hits, ranking)
 
 
 def excerpt_of(record: MessageRecord, passage: int) -> tuple[str, bool]:
     """The text of a message's passage, and whether it is only a part of the message."""
-    text = "\n".join(filter(None, map(block_text, loads(record.content))))
-    return passage_text(text, passage)
+    return passage_text(content_text(loads(record.content)), passage)
 
 
 def _owner_of_documents(indexes: Sequence[ThreadIndex]) -> Callable[[int], ThreadIndex]:

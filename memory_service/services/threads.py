@@ -11,6 +11,7 @@ from memory_service.runtime import new_id
 from memory_service.services import ingest
 from memory_service.store import messages as message_store
 from memory_service.store import threads as thread_store
+from memory_service.store import vectors as vector_store
 from memory_service.store.db import Session
 from memory_service.store.messages import NewMessage
 from memory_service.store.threads import ThreadRecord
@@ -68,6 +69,8 @@ async def fork(
     records = await message_store.range_of(session, source.pk, last_seq=seq)
     for at in range(0, len(records), _BATCH):
         batch = [ingest.copy_of(record, new_id("msg", now)) for record in records[at : at + _BATCH]]
-        await ingest.append(session, copy, batch, [""] * len(batch), seqs=[r.seq for r in records[at : at + _BATCH]])
+        seqs = [record.seq for record in records[at : at + _BATCH]]
+        await ingest.append(session, copy, batch, [""] * len(batch), seqs, enqueue=False)
         copy = await thread_store.get_thread(session, copy.id)
+    await vector_store.copy(session, source.pk, copy.pk, seq)
     return copy

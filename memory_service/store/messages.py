@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.elements import TextClause
 
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Block, Tail, tool_use_ids
@@ -17,11 +19,10 @@ from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage, NotFound
 from memory_service.store import tables
 from memory_service.store.db import InBinary
-from memory_service.store.idempotency import erase_message
 from memory_service.store.pages import Page, PageQuery, fetch_page
-from memory_service.store.threads import ThreadRecord
+from memory_service.store.vectors import ENQUEUE, INSERT_ROWS, MessageVectors, table_of, vector_rows
 
-_MESSAGE = (
+MESSAGE_COLUMNS = (
     "thread_pk, seq, id, role, content, status, revision, latin_tokens, other_tokens, text_bytes, image_tokens,"
     " thinking_tokens, run_id, metadata, created_at"
 )
@@ -51,29 +52,39 @@ _ENDS = {
     "last_role": "text",
     "open_ids": "json",
 }
-# One statement, because a round trip costs more than a row.
-_APPEND = text(
-    f"""
-    WITH new AS (
-        SELECT * FROM unnest({", ".join(f"CAST(:{name} AS {type_}[])" for name, type_ in _APPENDED.items())},
-            CAST(:terms AS bytea[])) AS new ({", ".join(_APPENDED)}, terms)
-    ), message AS (
-        INSERT INTO messages (project_id, {", ".join(_APPENDED)}) SELECT :project_id, {", ".join(_APPENDED)} FROM new
-    ), entry AS (
-        INSERT INTO message_terms (thread_pk, project_id, seq, terms)
-        SELECT thread_pk, :project_id, seq, terms FROM new WHERE terms <> ''
+
+
+@lru_cache
+def _append(vector_table: str | None) -> TextClause:
+    """One statement, because a round trip costs more than a row."""
+    return text(
+        f"""
+        WITH new AS (
+            SELECT * FROM unnest({", ".join(f"CAST(:{name} AS {type_}[])" for name, type_ in _APPENDED.items())},
+                CAST(:terms AS bytea[]), CAST(:embedded_by AS bigint[]))
+                AS new ({", ".join(_APPENDED)}, terms, embedded_by)
+        ), message AS (
+            INSERT INTO messages (project_id, {", ".join(_APPENDED)}) SELECT :project_id, {", ".join(_APPENDED)} FROM new
+        ), entry AS (
+            INSERT INTO message_terms (thread_pk, project_id, seq, terms)
+            SELECT thread_pk, :project_id, seq, terms FROM new WHERE terms <> ''
+        ), queued AS (
+            {ENQUEUE.format(new="new")} AND :enqueue
+        ){f", vector AS ({INSERT_ROWS.format(table=vector_table)})" if vector_table else ""}
+        UPDATE threads SET last_seq = ends.last_seq, message_count = message_count + ends.added, version = version + 1,
+            last_role = ends.last_role, open_tool_use_ids = ARRAY(SELECT json_array_elements_text(ends.open_ids))
+        FROM unnest({", ".join(f"CAST(:end_{name} AS {type_}[])" for name, type_ in _ENDS.items())})
+            AS ends ({", ".join(_ENDS)}) WHERE threads.pk = ends.pk
+        """
     )
-    UPDATE threads SET last_seq = ends.last_seq, message_count = message_count + ends.added, version = version + 1,
-        last_role = ends.last_role, open_tool_use_ids = ARRAY(SELECT json_array_elements_text(ends.open_ids))
-    FROM unnest({", ".join(f"CAST(:end_{name} AS {type_}[])" for name, type_ in _ENDS.items())})
-        AS ends ({", ".join(_ENDS)}) WHERE threads.pk = ends.pk
-    """
-)
 
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message that was checked and counted. `content` is canonical JSON, `outline` that of `core.messages`."""
+    """A message that was checked and counted. `content` is canonical JSON, `outline` that of `core.messages`.
+
+    `vectors` are those of the text's passages; None leaves them to the background loop.
+    """
 
     id: str
     role: str
@@ -86,6 +97,7 @@ class NewMessage:
     created_at: datetime
     run_id: str | None = None
     status: str = "completed"
+    vectors: MessageVectors | None = None
 
     @property
     def tool_use_ids(self) -> list[str]:
@@ -133,10 +145,11 @@ class MessageRecord:
         return self.latin_tokens + self.other_tokens + self.image_tokens + self.thinking_tokens
 
 
-async def append(session: AsyncSession, additions: Sequence[Addition]) -> list[MessageRecord]:
+async def append(session: AsyncSession, additions: Sequence[Addition], *, enqueue: bool = True) -> list[MessageRecord]:
     """Append to threads whose rows this transaction holds.
 
-    Raises InvalidMessage when a tool_use id was used in its thread before, or a message id in the project.
+    Without `enqueue` the caller sees to the vectors that do not come with the messages. Raises InvalidMessage when a
+    tool_use id was used in its thread before, or a message id in the project.
     """
     project_id = session.info["project_id"]
     rows = [_row(addition.thread_pk, seq, message) for addition in additions for seq, message, _ in addition.placed]
@@ -149,11 +162,18 @@ async def append(session: AsyncSession, additions: Sequence[Addition]) -> list[M
         for seq, message, _ in addition.placed
         for id_ in message.tool_use_ids
     ]
+    vectors = [
+        (addition.thread_pk, seq, message.vectors) for addition in additions for seq, message, _ in addition.placed
+    ]
+    table = table_of(vectors)
     try:
         await session.execute(
-            _APPEND,
+            _append(table),
             {
                 **columns,
+                **(vector_rows(vectors) if table else {}),
+                "embedded_by": [made and made.embedder.pk for *_, made in vectors],
+                "enqueue": enqueue,
                 "terms": InBinary(entry for addition in additions for _, _, entry in addition.placed),
                 "project_id": project_id,
                 "end_pk": [addition.thread_pk for addition in additions],
@@ -166,7 +186,7 @@ async def append(session: AsyncSession, additions: Sequence[Addition]) -> list[M
         if uses:
             await session.execute(insert(tables.ToolUse.__table__), uses)  # type: ignore[attr-defined]
     except IntegrityError as error:
-        raise _explain(error) from error
+        raise explain_conflict(error) from error
     fields = MessageRecord.__slots__
     return [MessageRecord(**{name: row.get(name, 1) for name in fields}) for row in rows]
 
@@ -190,7 +210,8 @@ def _row(thread_pk: int, seq: int, message: NewMessage) -> dict[str, Any]:
     }
 
 
-def _explain(error: IntegrityError) -> Exception:
+def explain_conflict(error: IntegrityError) -> Exception:
+    """What was there already, in words, for an error of an insertion."""
     constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
     if constraint == "tool_uses_pkey":
         return InvalidMessage(
@@ -206,7 +227,7 @@ async def get_message(session: AsyncSession, thread_pk: int, id: str) -> Message
     """Raises NotFound, for a deleted message too."""
     found = await session.execute(
         text(
-            f"SELECT {_MESSAGE} FROM messages WHERE project_id = :project_id AND id = :id"
+            f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE project_id = :project_id AND id = :id"
             " AND thread_pk = :thread_pk AND deleted_at IS NULL"
         ),
         {"project_id": session.info["project_id"], "id": id, "thread_pk": thread_pk},
@@ -221,7 +242,7 @@ async def list_messages(session: AsyncSession, thread_pk: int, query: PageQuery)
     rows, has_more = await fetch_page(
         session,
         query,
-        columns=_MESSAGE,
+        columns=MESSAGE_COLUMNS,
         table="messages",
         key=("seq",),
         where="thread_pk = :thread_pk AND deleted_at IS NULL",
@@ -242,7 +263,7 @@ async def range_of(
     """Messages with first_seq <= seq <= last_seq in order; with `limit`, the newest that many of them."""
     rows = await session.execute(
         text(
-            f"SELECT {_MESSAGE} FROM messages WHERE thread_pk = :thread_pk AND seq >= :first_seq"
+            f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE thread_pk = :thread_pk AND seq >= :first_seq"
             + (" AND seq <= :last_seq" if last_seq is not None else "")
             + " AND deleted_at IS NULL ORDER BY seq "
             + ("DESC LIMIT :limit" if limit is not None else "ASC")
@@ -257,108 +278,13 @@ async def with_seqs(session: AsyncSession, thread_pks: Sequence[int], seqs: Sequ
     """The messages at (thread_pks[i], seqs[i]), in no particular order."""
     rows = await session.execute(
         text(
-            f"SELECT {', '.join('m.' + column.strip() for column in _MESSAGE.split(','))}"
+            f"SELECT {', '.join('m.' + column.strip() for column in MESSAGE_COLUMNS.split(','))}"
             " FROM unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[])) AS wanted (thread_pk, seq)"
             " JOIN messages m ON m.thread_pk = wanted.thread_pk AND m.seq = wanted.seq WHERE m.deleted_at IS NULL"
         ),
         {"thread_pks": list(thread_pks), "seqs": list(seqs)},
     )
     return [MessageRecord(*row) for row in rows]
-
-
-async def replace(
-    session: AsyncSession,
-    thread: ThreadRecord,
-    message: MessageRecord,
-    new: NewMessage,
-    entry: bytes,
-    metadata: Mapping[str, str],
-) -> MessageRecord:
-    """Give a message a new revision; the old one is kept for the prompts that showed it. Raises InvalidMessage."""
-    place = {"thread_pk": thread.pk, "seq": message.seq}
-    if new.content != message.content:
-        await session.execute(
-            text(
-                "INSERT INTO message_revisions (thread_pk, seq, until_version, project_id, content)"
-                " VALUES (:thread_pk, :seq, :version, :project_id, :content)"
-            ),
-            {
-                **place,
-                "version": thread.version + 1,
-                "project_id": session.info["project_id"],
-                "content": message.content,
-            },
-        )
-        await session.execute(text("DELETE FROM message_terms WHERE thread_pk = :thread_pk AND seq = :seq"), place)
-        await session.execute(text("DELETE FROM tool_uses WHERE thread_pk = :thread_pk AND seq = :seq"), place)
-        if entry:
-            await session.execute(
-                insert(tables.MessageTerms.__table__),  # type: ignore[attr-defined]
-                {**place, "project_id": session.info["project_id"], "terms": entry},
-            )
-        try:
-            for id_ in new.tool_use_ids:
-                await session.execute(
-                    insert(tables.ToolUse.__table__),  # type: ignore[attr-defined]
-                    {**place, "project_id": session.info["project_id"], "tool_use_id": id_},
-                )
-        except IntegrityError as error:
-            raise _explain(error) from error
-    updated = await session.execute(
-        text(
-            "UPDATE messages SET content = :content, revision = revision + :edited, latin_tokens = :latin,"
-            " other_tokens = :other, text_bytes = :bytes, image_tokens = :images, thinking_tokens = :thinking,"
-            f" metadata = CAST(:metadata AS jsonb) WHERE thread_pk = :thread_pk AND seq = :seq RETURNING {_MESSAGE}"
-        ),
-        {
-            **place,
-            "content": new.content,
-            "edited": int(new.content != message.content),
-            "latin": new.counts.latin,
-            "other": new.counts.other,
-            "bytes": new.counts.text_bytes,
-            "images": new.counts.images,
-            "thinking": new.thinking_tokens,
-            "metadata": dumps(metadata) if metadata else None,
-        },
-    )
-    return MessageRecord(*updated.one())
-
-
-async def bury(session: AsyncSession, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
-    """Delete a message: a tombstone keeps its seq, and nothing keeps its text."""
-    place = {"thread_pk": thread.pk, "seq": message.seq}
-    await erase_message(session, thread.id, message.id)
-    for statement in (
-        "DELETE FROM message_terms WHERE thread_pk = :thread_pk AND seq = :seq",
-        "DELETE FROM message_revisions WHERE thread_pk = :thread_pk AND seq = :seq",
-        "DELETE FROM tool_uses WHERE thread_pk = :thread_pk AND seq = :seq",
-        "UPDATE prompts SET volatile = NULL WHERE thread_pk = :thread_pk AND :seq = ANY (recalled_seqs)",
-    ):
-        await session.execute(text(statement), place)
-    await session.execute(
-        text(
-            "UPDATE messages SET content = NULL, metadata = NULL, latin_tokens = 0, other_tokens = 0, text_bytes = 0,"
-            " image_tokens = 0, thinking_tokens = 0, deleted_at = :now WHERE thread_pk = :thread_pk AND seq = :seq"
-        ),
-        {**place, "now": now},
-    )
-
-
-async def set_tail(session: AsyncSession, thread_pk: int, tail: Tail, *, deleted: int) -> None:
-    """What an edit or a deletion leaves of the thread's end."""
-    await session.execute(
-        text(
-            "UPDATE threads SET version = version + 1, message_count = message_count - :deleted,"
-            " last_role = :last_role, open_tool_use_ids = :open_ids WHERE pk = :pk"
-        ),
-        {
-            "pk": thread_pk,
-            "deleted": deleted,
-            "last_role": tail.last_role,
-            "open_ids": list(tail.open_tool_use_ids),
-        },
-    )
 
 
 async def revisions_at(session: AsyncSession, thread_pk: int, version: int) -> dict[int, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -197,6 +199,49 @@ class MessageTerms(Table, table=True):
     seq: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     project_id: int = _threads_project()
     terms: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class Embedder(Table, table=True):
+    """What makes vectors, for all projects; `spec` says how to open it. Each has its own table `vectors_<pk>`.
+
+    One is active: searches use it. One may be building: its table is being filled, to become the active one.
+    """
+
+    __tablename__ = "embedders"
+    __table_args__ = (
+        CheckConstraint("status IN ('building', 'active', 'retired')", name="status"),
+        Index(None, "status", unique=True, postgresql_where=text("status <> 'retired'")),
+    )
+    pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    name: str = _text()
+    spec: str = _text()
+    dimensions: int = _integer(None)
+    status: str = _text()
+    created_at: datetime = _time()
+    retired_at: datetime | None = _time(null=True)
+
+
+class PendingEmbedding(Table, table=True):
+    """A message that waits for its vectors. Whoever sets `claim` has it until `not_before`."""
+
+    __tablename__ = "pending_embeddings"
+    __table_args__ = (
+        ForeignKeyConstraint(["thread_pk", "seq"], ["messages.thread_pk", "messages.seq"], ondelete="CASCADE"),
+        Index(None, "embedder_pk", "not_before"),
+    )
+    thread_pk: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    seq: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    embedder_pk: int = Field(sa_column=Column(BigInteger, ForeignKey("embedders.pk"), primary_key=True))
+    project_id: int = _threads_project()
+    attempts: int = _integer()
+    not_before: datetime = Field(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("now()"))
+    )
+    enqueued_at: datetime = Field(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("now()"))
+    )
+    claim: UUID | None = Field(sa_column=Column(Uuid, nullable=True), default=None)
+    last_error: str | None = _text(null=True)
 
 
 class ToolUse(Table, table=True):

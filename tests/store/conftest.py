@@ -17,11 +17,15 @@ _numbers = count(1)
 
 
 @contextmanager
-def database(postgres: EmbeddedPostgres, *, owner: str = "postgres", extension: bool = False) -> Iterator[str]:
-    """An empty database; its URL for `owner`. Only a superuser can make the extension."""
+def database(
+    postgres: EmbeddedPostgres, *, owner: str = "postgres", extension: bool = False, template: str = "template1"
+) -> Iterator[str]:
+    """An empty database, or a copy of one that nobody uses; its URL for `owner`. Only a superuser makes the extension."""
     name = f"made_{next(_numbers)}"
     with psycopg.connect(postgres.uri, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(owner)))
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(*map(sql.Identifier, (name, owner, template)))
+        )
         try:
             if extension:
                 with psycopg.connect(str(make_url(postgres.uri).set(database=name))) as inside:

@@ -20,7 +20,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from memory_service.errors import NotFound
-from memory_service.store import messages, projects, prompts, recall, threads
+from memory_service.store import edits, messages, projects, prompts, recall, threads
 from memory_service.store.db import Database, Session
 from memory_service.store.idempotency import IdempotentCall, find
 from memory_service.store.migrate import allow_login
@@ -31,8 +31,9 @@ from tests.conftest import Service
 T = TypeVar("T")
 INSUFFICIENT_PRIVILEGE = "42501"
 #: What holds no project's rows.
-SHARED_TABLES = {"alembic_version"}
-OWN_TABLES = tuple(name for name in metadata.tables if name != "projects")
+SHARED_TABLES = {"alembic_version", "embedders"}
+#: `vectors_1` is of the built-in embedder; each further embedder has one made by the same function.
+OWN_TABLES = ("vectors_1", *(name for name in metadata.tables if name not in {"projects"} | SHARED_TABLES))
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ def fill(service: Service, database_url: str, key: str) -> Tenant:
             [thread["id"], hashlib.sha256(key.encode()).digest()],
         ).fetchone()
         assert found
+        owner.execute(
+            "INSERT INTO memory.pending_embeddings (thread_pk, seq, embedder_pk, project_id, not_before)"
+            " VALUES (%s, 1, 1, %s, 'infinity')",
+            [found[1], found[0]],
+        )
         for table in OWN_TABLES:
             held = owner.execute(f"SELECT count(*) FROM memory.{table} WHERE project_id = %s", [found[0]]).fetchone()
             assert held != (0,), f"the test must have a row in {table}"
@@ -141,6 +147,8 @@ def refused(url: str, project_id: int | None, sql: str, **options: Any) -> str:
 
 
 def columns(table: str) -> list[str]:
+    if table == "vectors_1":
+        return ["thread_pk", "seq", "passage", "embedding"]
     return [c.name for c in metadata.tables[table].columns if c.identity is None and c.computed is None]
 
 
@@ -182,7 +190,7 @@ def test_what_is_written_without_a_filter_stays_in_the_project(
     assert "new row violates row-level security policy" in refused(database_url, one.pk, move)
 
 
-@pytest.mark.parametrize("table", ["projects", "api_keys", "alembic_version"])
+@pytest.mark.parametrize("table", ["projects", "api_keys", "alembic_version", "embedders"])
 def test_what_a_service_may_only_read(database_url: str, tenants: tuple[Tenant, Tenant], table: str) -> None:
     for verb in (f"DELETE FROM {table}", f"INSERT INTO {table} DEFAULT VALUES", f"TRUNCATE {table}"):
         assert "permission denied" in refused(database_url, tenants[0].pk, verb)
@@ -262,7 +270,7 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
         await gone(threads.delete_thread(session, other.thread_id))
         await gone(threads.update_assistant(session, other.assistant_id, fields={}, metadata={}))
         await gone(threads.delete_assistant(session, other.assistant_id))
-        await messages.bury(session, thread, message, now)
+        await edits.bury(session, thread, message, now)
         await prompts.mark_edited(session, other.thread_pk, 1, deleted=True)
         return found
 

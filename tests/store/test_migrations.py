@@ -54,6 +54,11 @@ ROWS = {
         INSERT INTO token_estimates VALUES (1, 'anthropic', 'm', '{}', now());
         INSERT INTO idempotency_records VALUES (1, 'POST', '/v1/threads', 'k', '\\x00', 201, '{}', now());
     """,
+    "0004": """
+        INSERT INTO pending_embeddings (thread_pk, seq, embedder_pk, project_id) VALUES (1, 1, 1, 1);
+        INSERT INTO vectors_1 (thread_pk, seq, passage, project_id, embedding)
+            VALUES (1, 1, 1, 1, array_fill(0.1, ARRAY[384])::halfvec);
+    """,
 }
 
 
@@ -114,13 +119,18 @@ def test_from_each_revision_with_rows_in_it(empty_url: str, revision: str) -> No
     usable(empty_url)
 
 
+def has_a_class(name: str | None, kind: str, _parents: object) -> bool:
+    """Each embedder's table of vectors is made by a function of the schema."""
+    return kind != "table" or not (name == "alembic_version" or (name or "").startswith("vectors_"))
+
+
 def test_the_tables_are_what_the_classes_say(database_url: str) -> None:
     """As `alembic check` does; what that does not see is in schema.sql."""
     assert SQLModel.metadata.tables == {}, "a table of ours is in the wrong metadata"
     engine = create_engine(sqlalchemy_url(database_url), connect_args={"options": "-c search_path=memory"})
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        differences = [d for d in compare_metadata(context, metadata) if "alembic_version" not in str(d)]
+        opts = {"compare_type": True, "compare_server_default": True, "include_name": has_a_class}
+        differences = compare_metadata(MigrationContext.configure(connection, opts=opts), metadata)
     engine.dispose()
     assert differences == []
 
@@ -239,7 +249,7 @@ def test_what_a_role_may_not_do_itself(plain: str, postgres: EmbeddedPostgres, e
     execute(admin, "CREATE EXTENSION vector")
     migrate(url)
     usable(url)
-    execute(admin, "DROP EXTENSION vector")
+    execute(admin, "DROP EXTENSION vector CASCADE")
     assert "lost its pgvector extension" in unusable(url)
 
 

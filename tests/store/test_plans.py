@@ -24,7 +24,7 @@ from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.messages import Tail
 from memory_service.core.tokens import TokenCounts, TokenEstimate
-from memory_service.store import idempotency, messages, projects, prompts, recall, retention, threads, users
+from memory_service.store import edits, idempotency, messages, projects, prompts, recall, retention, threads, users
 from memory_service.store.db import Database, Session
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.idempotency import Answer, IdempotentCall
@@ -347,7 +347,7 @@ def test_writes_within_a_thread(filled: str) -> None:
         await prompts.mark_sent(session, await prompts.get_prompt(session, 1, "prompt_2500"), "{}", None, NOW)
         await threads.bump_version(session, 1)
         await threads.update_thread(session, 1, fields={}, metadata={})
-        await messages.set_tail(session, 1, Tail(), deleted=0)
+        await edits.set_tail(session, 1, Tail(), deleted=0)
 
     by_index(explain(filled, 1, use), pages=30, sorted_rows=MAX_LANES * 2)
 

@@ -180,6 +180,16 @@ class ReportedUsage(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recall(Model):
+    """How older messages were looked for: by words and vectors (`hybrid`), or by `words` alone; `reason` says why."""
+
+    mode: str | None = None
+    reason: str | None = None
+    pending: int = 0
+    """Passages that have no vector yet, and are found by their words."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt(Model):
     """`request` is what the provider's SDK takes: `anthropic.messages.create(**prompt.request)`.
 
@@ -199,6 +209,8 @@ class Prompt(Model):
     prediction: CachePrediction = field(default_factory=lambda: CachePrediction(raw={}))
     breakpoints: list[CacheBreakpoint] = field(default_factory=list)
     window: Window = field(default_factory=lambda: Window(raw={}))
+    recall: Recall | None = None
+    """None when nothing was looked for."""
     recalled: list[Recalled] = field(default_factory=list)
     omitted: list[Omitted] = field(default_factory=list)
     breaks: list[PrefixBreak] = field(default_factory=list)

@@ -1,0 +1,51 @@
+"""Similarities of vectors, brought into the order of the word index; exact ones, and estimates made nearly exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+
+# Passages whose estimates are compared with the truth, to learn how the estimates lie.
+_SAMPLE = 1_024
+
+
+def align(seq: Ints, passage: Ints, found_seq: Ints, found_passage: Ints, found: Floats) -> Floats:
+    """What was found, for each (seq, passage) asked for; NaN where nothing was. Both are in ascending order."""
+    if np.array_equal(seq, found_seq) and np.array_equal(passage, found_passage):
+        return found
+    wanted, there = _places(seq, passage), _places(found_seq, found_passage)
+    aligned = np.full(len(wanted), np.nan)
+    if len(there):
+        at = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
+        same = there[at] == wanted
+        aligned[same] = found[at[same]]
+    return aligned
+
+
+def _places(seq: Ints, passage: Ints) -> npt.NDArray[np.int64]:
+    return seq.astype(np.int64) << 32 | passage.astype(np.int64)
+
+
+def sample(count: int) -> npt.NDArray[np.int64]:
+    """Passages at even distances: the same ones for the same thread."""
+    return np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+
+
+def calibrate(estimate: Floats, sampled: Ints, exact: Floats) -> Floats:
+    """Estimates with the mean and the spread of the exact similarities, as far as a sample of these tells.
+
+    What the sample's estimates have more or less of than all is taken into account by as much as estimates are right.
+    """
+    known = ~(np.isnan(exact) | np.isnan(estimate[sampled]))
+    of_sample, truth = estimate[sampled][known], exact[known]
+    if not len(truth) or not of_sample.std() or not truth.std():
+        return estimate
+    slope = float(np.mean((of_sample - of_sample.mean()) * (truth - truth.mean())) / of_sample.var())
+    mean, spread = np.nanmean(estimate), np.nanstd(estimate)
+    true_mean = truth.mean() + slope * (mean - of_sample.mean())
+    true_variance = truth.var() + slope**2 * (spread**2 - of_sample.var())
+    calibrated: Floats = (estimate - mean) / spread * max(true_variance, 0.0) ** 0.5 + true_mean
+    return calibrated

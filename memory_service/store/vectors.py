@@ -1,0 +1,266 @@
+"""Vectors of passages: written beside their message, compared in Postgres. Each embedder has a table of its own.
+
+Vectors travel in Postgres's binary form, a tenth of the time of text. Reading returns whole threads as arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from memory_service.store.db import IN_BINARY
+from memory_service.store.embedders import EmbedderRecord
+
+Vectors = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageVectors:
+    """The vectors of a message's passages, in their order, and what made them."""
+
+    embedder: EmbedderRecord
+    rows: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSimilarities:
+    """How like a query the passages of a thread are, in the order of seq and passage."""
+
+    thread_pk: int
+    seq: Numbers
+    passage: Numbers
+    similarity: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Halfvecs:
+    """A parameter: one halfvec, or with `element_oid` an array of them."""
+
+    rows: Vectors = field(repr=False)
+    element_oid: int | None = None
+
+    def dump(self) -> bytes:
+        count, dimensions = self.rows.shape
+        record = np.zeros(
+            count, dtype=[("size", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("values", ">f2", dimensions)]
+        )
+        record["size"] = 4 + 2 * dimensions
+        record["dim"] = dimensions
+        record["values"] = self.rows
+        if self.element_oid is None:
+            return record.tobytes()[4:]
+        return np.array([1, 0, self.element_oid, count, 1], dtype=">u4").tobytes() + record.tobytes()
+
+
+class _HalfvecsDumper(Dumper):
+    """Its type is what the statement casts the parameter to."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: _Halfvecs) -> bytes:
+        return obj.dump()
+
+
+psycopg.adapters.register_dumper(_Halfvecs, _HalfvecsDumper)
+
+
+#: Vectors, if there are any, of the message (thread_pk, seq).
+Made = tuple[int, int, MessageVectors | None]
+
+
+def table_of(vectors: Sequence[Made]) -> str | None:
+    """The table that vectors go to; None when there are none. They are all made by one embedder."""
+    return next((made.embedder.table for *_, made in vectors if made is not None and len(made.rows)), None)
+
+
+def vector_rows(vectors: Sequence[Made]) -> dict[str, Any]:
+    """The parameters of INSERT_ROWS; there must be some."""
+    given = [(pk, seq, made) for pk, seq, made in vectors if made is not None and len(made.rows)]
+    assert len({made.embedder.pk for *_, made in given}) == 1
+    return {
+        "vector_threads": [pk for pk, _, made in given for _ in made.rows],
+        "vector_seqs": [seq for _, seq, made in given for _ in made.rows],
+        "vector_passages": [number for *_, made in given for number in range(1, len(made.rows) + 1)],
+        "vectors": _Halfvecs(np.concatenate([made.rows for *_, made in given]), given[0][2].embedder.element_oid),
+    }
+
+
+#: Into the table of one embedder, rows of one project.
+INSERT_ROWS = """
+    INSERT INTO {table} (thread_pk, seq, passage, project_id, embedding)
+    SELECT thread_pk, seq, passage, :project_id, embedding
+    FROM unnest(CAST(:vector_threads AS bigint[]), CAST(:vector_seqs AS int[]), CAST(:vector_passages AS int[]),
+        CAST(:vectors AS halfvec[])) AS vector (thread_pk, seq, passage, embedding)
+"""
+
+
+#: Messages of one project, for every embedder that searches use or will use, but for the one that made their vectors.
+ENQUEUE = """
+    INSERT INTO pending_embeddings (thread_pk, seq, embedder_pk, project_id)
+    SELECT new.thread_pk, new.seq, embedder.pk, :project_id FROM {new}, embedders embedder
+    WHERE embedder.status <> 'retired' AND embedder.pk IS DISTINCT FROM new.embedded_by AND new.terms <> ''
+"""
+
+
+async def renew(session: AsyncSession, thread_pk: int, seq: int, made: MessageVectors | None) -> None:
+    """Write the vectors of a message whose text is new, and queue it for the embedders that did not make any."""
+    await forget(session, thread_pk, seq)
+    place = {"project_id": session.info["project_id"]}
+    if table := table_of([(thread_pk, seq, made)]):
+        rows = vector_rows([(thread_pk, seq, made)])
+        await session.execute(text(INSERT_ROWS.format(table=table)), place | rows)
+    new = (
+        "(SELECT thread_pk, seq, terms, CAST(:embedded_by AS bigint) AS embedded_by FROM message_terms"
+        " WHERE thread_pk = :thread_pk AND seq = :seq) AS new"
+    )
+    place |= {"thread_pk": thread_pk, "seq": seq, "embedded_by": made and made.embedder.pk}
+    await session.execute(text(ENQUEUE.format(new=new)), place)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedVectors:
+    """The vectors of a message of any thread and project."""
+
+    thread_pk: int
+    seq: int
+    project_id: int
+    rows: Vectors
+
+
+async def add_many(session: AsyncSession, embedder: EmbedderRecord, placed: Sequence[PlacedVectors]) -> None:
+    """Write the vectors of many messages; of those that have some already, these."""
+    rows = [(p.thread_pk, p.seq, number, p.project_id) for p in placed for number in range(1, len(p.rows) + 1)]
+    if not rows:
+        return
+    thread_pks, seqs, passages, project_ids = zip(*rows, strict=True)
+    await session.execute(
+        text(
+            f"INSERT INTO {embedder.table} (thread_pk, seq, passage, project_id, embedding)"
+            " SELECT * FROM unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[]), CAST(:passages AS int[]),"
+            " CAST(:project_ids AS bigint[]), CAST(:vectors AS halfvec[]))"
+            " ON CONFLICT (thread_pk, seq, passage) DO UPDATE SET embedding = excluded.embedding"
+        ),
+        {
+            "thread_pks": list(thread_pks),
+            "seqs": list(seqs),
+            "passages": list(passages),
+            "project_ids": list(project_ids),
+            "vectors": _Halfvecs(np.concatenate([p.rows for p in placed]), embedder.element_oid),
+        },
+    )
+
+
+async def forget(session: AsyncSession, thread_pk: int, seq: int) -> None:
+    """Delete a message's vectors, and what waits to make some, of every embedder."""
+    await session.execute(text("SELECT forget_vectors(:thread_pk, :seq)"), {"thread_pk": thread_pk, "seq": seq})
+
+
+async def copy(session: AsyncSession, source_pk: int, target_pk: int, last_seq: int) -> None:
+    """Give a fork the vectors of its source up to a seq; what has none yet is queued for it too."""
+    await session.execute(
+        text("SELECT copy_vectors(:source, :target, :last_seq)"),
+        {"source": source_pk, "target": target_pk, "last_seq": last_seq},
+    )
+
+
+async def similarities(
+    session: AsyncSession,
+    embedder: EmbedderRecord,
+    thread_pks: Sequence[int],
+    query: Vectors,
+    before_seq: int | None = None,
+) -> list[ThreadSimilarities]:
+    """Cosines of all passages of some threads to a query, or of those before a seq."""
+    measure = "-(embedding <#> (SELECT CAST(:query AS halfvec)))"
+    return await _compare(session, embedder, thread_pks, before_seq, measure, query)
+
+
+async def sign_similarities(
+    session: AsyncSession,
+    embedder: EmbedderRecord,
+    thread_pks: Sequence[int],
+    query: Vectors,
+    before_seq: int | None = None,
+) -> list[ThreadSimilarities]:
+    """Estimates of the same cosines, from the signs alone: the share of them that differ is the angle over pi."""
+    measure = f"signs <~> (SELECT binary_quantize(CAST(:query AS halfvec))::bit({embedder.dimensions:d}))"
+    found = await _compare(session, embedder, thread_pks, before_seq, measure, query)
+    turn = np.pi / embedder.dimensions
+    return [ThreadSimilarities(t.thread_pk, t.seq, t.passage, np.cos(t.similarity * turn)) for t in found]
+
+
+async def _compare(
+    session: AsyncSession,
+    embedder: EmbedderRecord,
+    thread_pks: Sequence[int],
+    before_seq: int | None,
+    measure: str,
+    query: Vectors,
+) -> list[ThreadSimilarities]:
+    """Two arrays for each thread; the subquery in `measure` is run once, not for each row."""
+    rows = await session.execute(
+        text(
+            "SELECT thread_pk, string_agg(int8send(place), NULL) AS places,"
+            f" string_agg(float4send(measure), NULL) AS measures FROM ("
+            f"SELECT thread_pk, CAST(seq AS bigint) << 32 | passage AS place, CAST({measure} AS real) AS measure"
+            f" FROM {embedder.table} WHERE thread_pk = ANY (CAST(:thread_pks AS bigint[]))"
+            + (" AND seq < :before_seq" if before_seq is not None else "")
+            + " ORDER BY thread_pk, seq, passage) AS compared GROUP BY thread_pk ORDER BY thread_pk"
+        ),
+        {"query": _Halfvecs(query[np.newaxis]), "thread_pks": list(thread_pks), "before_seq": before_seq},
+        execution_options=IN_BINARY,
+    )
+    return [_thread_similarities(row.thread_pk, row.places, row.measures) for row in rows]
+
+
+def _thread_similarities(thread_pk: int, places: bytes, measures: bytes) -> ThreadSimilarities:
+    place = np.frombuffer(places, dtype=">i8").astype(np.int64)
+    return ThreadSimilarities(thread_pk, place >> 32, place & 0xFFFFFFFF, _floats(measures))
+
+
+def _floats(sent: bytes) -> Floats:
+    return np.frombuffer(sent, dtype=">f4").astype(np.float64)
+
+
+async def similarities_at(
+    session: AsyncSession,
+    embedder: EmbedderRecord,
+    query: Vectors,
+    thread_pks: Sequence[int],
+    seqs: Sequence[int],
+    passages: Sequence[int],
+) -> Floats:
+    """Cosines of single passages, in the order asked for; NaN where there is no vector."""
+    rows = await session.execute(
+        text(
+            "SELECT string_agg(int8send(at), NULL) AS places, string_agg(float4send(measure), NULL) AS measures FROM ("
+            "SELECT wanted.at, CAST(-(v.embedding <#> (SELECT CAST(:query AS halfvec))) AS real) AS measure FROM"
+            " unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[]), CAST(:passages AS int[]))"
+            " WITH ORDINALITY AS wanted (thread_pk, seq, passage, at)"
+            f" JOIN {embedder.table} v ON v.thread_pk = wanted.thread_pk AND v.seq = wanted.seq"
+            " AND v.passage = wanted.passage) AS compared"
+        ),
+        {
+            "query": _Halfvecs(query[np.newaxis]),
+            "thread_pks": list(thread_pks),
+            "seqs": list(seqs),
+            "passages": list(passages),
+        },
+        execution_options=IN_BINARY,
+    )
+    row = rows.one()
+    found = np.full(len(seqs), np.nan)
+    if row.places is not None:
+        found[np.frombuffer(row.places, dtype=">i8").astype(np.int64) - 1] = _floats(row.measures)
+    return found
