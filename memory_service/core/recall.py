@@ -1,11 +1,11 @@
 """Ranking of what the window no longer shows, and what of it goes into the prompt.
 
 The index of a thread is one array of 32-bit numbers: for every passage a header (0, seq, passage number from 1), then
-its terms. BM25 (Robertson et al.; k1 = 1.2, b = 0.75, idf = ln(1 + (N - df + .5) / (df + .5))) runs twice over it: on the
-passage itself, and on the passage with its two neighbours, because an answer often stands next to the words of the
-question. Vectors are compared in the same two ways: a passage's own similarity to the query, and the mean of it and its
-neighbours'. All are fused as a sum of z-scores. A passage that says nothing of the question itself never ranks before
-the neighbour that does, and is shown only beside it.
+its terms. What answers a question often stands next to the question's words, so a passage is seen together with those
+near it, each weighed by how near it is. BM25 counts terms that way (Robertson et al.; k1 = 1.2, b = 0.75,
+idf = ln(1 + (N - df + .5) / (df + .5))), and the similarities of vectors are added up so. The two are fused as a sum of
+z-scores, and what stands out by itself counts for more. A passage that says nothing of the question itself never ranks
+before the neighbour that does, and is shown only beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +24,25 @@ from memory_service.core.terms import passages_of, terms_of
 _K1 = 1.2
 _B = 0.75
 _HEADER = 3
+# Neighbours on each side that a passage is seen with, and the number of terms over which their weight falls to 1/e.
+_REACH = 4
+_FADE_TERMS = 40
+# Of a longer query only the rarest terms are looked at: each takes a pass over the thread.
+_MAX_QUERY_TERMS = 64
+# Standard deviations above the mean from which a passage's own score counts by itself.
+_OUTSTANDING = 5
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Numbers = TypeVar("Numbers", Floats, Ints)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A passage that a query found. `document` counts passages in index order; `passage` is its number in the message.
 
-    `score` is the fused one. `words` is BM25 of the passage itself, `neighbours` of it together with those beside it,
-    `vector` the cosine of its vector and the query's. `by_neighbours`: nothing but those beside it led to it.
+    `score` is the fused one. `words` is BM25 of the passage itself, `neighbours` of it together with those near it,
+    `vector` the cosine of its vector and the query's. `by_neighbours`: nothing but those near it led to it.
     """
 
     document: int
@@ -52,7 +57,8 @@ class Hit:
     @property
     def partners(self) -> frozenset[int]:
         """Documents of which one must be shown beside this one: it says nothing of the query itself, only they do."""
-        return frozenset((self.document - 1, self.document + 1)) if self.by_neighbours else frozenset()
+        near = range(self.document - _REACH, self.document + _REACH + 1)
+        return frozenset(near) - {self.document} if self.by_neighbours else frozenset()
 
     @property
     def why(self) -> dict[str, float | None]:
@@ -105,11 +111,12 @@ def count_documents(index: bytes) -> int:
 class Words:
     """What the words of a query say of each passage of an index, in its order.
 
-    `own` is BM25 of the passage itself, `around` of it together with those beside it.
+    `own` is BM25 of the passage itself, `around` of it together with those near it; `nearness` as `_nearness` gives it.
     """
 
     seq: Ints
     passage: Ints
+    nearness: Sequence[Floats]
     own: Floats
     around: Floats
 
@@ -132,13 +139,10 @@ def weigh_words(index: bytes, query: str) -> Words:
     starts = np.flatnonzero(numbers == 0)
     count = len(starts)
     seq, passage = (numbers[starts + 1], numbers[starts + 2]) if count else (starts, starts)
+    lengths = (np.diff(np.append(starts, len(numbers))) - _HEADER).astype(np.float64)
+    nearness = _nearness(seq, lengths)
     term, document = _occurrences(numbers, starts, query_terms)
-    if not len(term):
-        return Words(seq, passage, np.zeros(count), np.zeros(count))
-    lengths = np.diff(np.append(starts, len(numbers))) - _HEADER
-    own = _bm25(*_frequencies(term, document, count), lengths, count)
-    around = _bm25(*_neighbourhood(term, document, count), _with_neighbours(lengths), count)
-    return Words(seq, passage, own, around)
+    return Words(seq, passage, nearness, *_bm25(term, document, lengths, nearness))
 
 
 def best(words: Words, limit: int, similarity: Floats | None = None) -> list[Hit]:
@@ -167,24 +171,25 @@ def best(words: Words, limit: int, similarity: Floats | None = None) -> list[Hit
 
 def fuse(words: Words, similarity: Floats | None) -> tuple[Floats, Bools]:
     """One score for each passage, and whether it speaks for itself: by a word, or by being more alike than the average."""
-    score = _z(words.own) + _z(words.around)
+    score = _z(words.around) + _outstanding(words.own)
     speaks = words.own > 0
     if similarity is not None:
         alike = np.where(np.isnan(similarity), np.nanmean(similarity), similarity)  # a missing vector says nothing
-        score += _z(alike) + _z(_window_mean(alike))
-        speaks = speaks | (_z(alike) > 0)
+        score += _z(_spread(alike, words.nearness)) + _outstanding(alike)
+        speaks = speaks | (alike > alike.mean())
     return _behind_partners(score, speaks), speaks
 
 
-def _window_mean(values: Floats) -> Floats:
-    """The mean of each value and its neighbours."""
-    return _with_neighbours(values) / _with_neighbours(np.ones_like(values))
+def _outstanding(scores: Floats) -> Floats:
+    """By how much a score stands out beyond what is usual: what nearly repeats the query needs no neighbours."""
+    return np.maximum(_z(scores) - _OUTSTANDING, 0)
 
 
-def _behind_partners(score: Floats, matches: Bools) -> Floats:
-    """What matches by its neighbours alone scores no more than the better of them that matches itself."""
-    partners = np.pad(np.where(matches, score, -np.inf), 1, constant_values=-np.inf)
-    return np.where(matches, score, np.minimum(score, np.maximum(partners[:-2], partners[2:])))
+def _behind_partners(score: Floats, speaks: Bools) -> Floats:
+    """What was found by its neighbours alone scores no more than the best of them that speaks for itself."""
+    speakers = np.pad(np.where(speaks, score, -np.inf), _REACH, constant_values=-np.inf)
+    best_near = np.lib.stride_tricks.sliding_window_view(speakers, 2 * _REACH + 1).max(axis=1)
+    return np.where(speaks, score, np.minimum(score, best_near))
 
 
 def _occurrences(numbers: npt.NDArray[np.int32], starts: Ints, query_terms: npt.NDArray[np.int32]) -> tuple[Ints, Ints]:
@@ -202,28 +207,58 @@ def _occurrences(numbers: npt.NDArray[np.int32], starts: Ints, query_terms: npt.
     return term[real].astype(np.int64), document.astype(np.int64)
 
 
-def _frequencies(term: Ints, document: Ints, count: int) -> tuple[Ints, Ints, Floats]:
-    keys, frequency = np.unique(term * count + document, return_counts=True)
-    return keys // count, keys % count, frequency.astype(np.float64)
+def _bm25(term: Ints, document: Ints, lengths: Floats, nearness: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """BM25 of each passage itself, and of it together with those near it."""
+    count = len(lengths)
+    own, around = np.zeros(count), np.zeros(count)
+    own_factor, around_factor = _length_factor(lengths), _length_factor(_spread(lengths, nearness))
+    for number, holders in _telling(term, document, count):
+        frequency = np.bincount(document[term == number], minlength=count).astype(np.float64)
+        idf = np.log1p((count - holders + 0.5) / (holders + 0.5))
+        own += idf * _saturated(frequency, own_factor)
+        around += idf * _saturated(_spread(frequency, nearness), around_factor)
+    return own, around
 
 
-def _neighbourhood(term: Ints, document: Ints, count: int) -> tuple[Ints, Ints, Floats]:
-    near = np.concatenate([document - 1, document, document + 1])
-    inside = (near >= 0) & (near < count)
-    return _frequencies(np.tile(term, 3)[inside], near[inside], count)
+def _telling(term: Ints, document: Ints, count: int) -> list[tuple[int, int]]:
+    """The terms that tell most, those which fewest passages hold, with the number of passages that do."""
+    holders = np.bincount(np.unique(term * count + document) // count) if len(term) else term
+    held = np.flatnonzero(holders)
+    rarest = held[np.argsort(holders[held], kind="stable")][:_MAX_QUERY_TERMS]
+    return [(int(number), int(holders[number])) for number in np.sort(rarest)]
 
 
-def _with_neighbours(values: Numbers) -> Numbers:
-    padded = np.pad(values, 1)
-    return padded[:-2] + padded[1:-1] + padded[2:]
+def _length_factor(lengths: Floats) -> Floats:
+    mean = max(float(lengths.mean()), 1.0) if len(lengths) else 1.0
+    return _K1 * (1 - _B + _B * lengths / mean)
 
 
-def _bm25(term: Ints, document: Ints, frequency: Floats, lengths: Ints, count: int) -> Floats:
-    holders = np.bincount(term)
-    idf = np.log1p((count - holders + 0.5) / (holders + 0.5))
-    relative_length = lengths / max(float(lengths.mean()), 1.0)
-    weight = idf[term] * frequency * (_K1 + 1) / (frequency + _K1 * (1 - _B + _B * relative_length[document]))
-    return np.bincount(document, weights=weight, minlength=count).astype(np.float64)
+def _saturated(frequency: Floats, length_factor: Floats) -> Floats:
+    return frequency * (_K1 + 1) / (frequency + length_factor)
+
+
+def _nearness(seq: Ints, lengths: Floats) -> list[Floats]:
+    """How much a passage and the one 1, 2, … places further on count for each other.
+
+    Half as much with each place, and no more than fades with the terms between their middles: the turns of a chat are
+    seen together, pages of prose are not. Nor are two threads, at whose border `seq` begins anew.
+    """
+    middle = np.cumsum(lengths) - lengths / 2
+    thread = np.cumsum(np.diff(seq, prepend=0) < 0)
+    return [
+        np.minimum(0.5**places, np.exp((middle[:-places] - middle[places:]) / _FADE_TERMS))
+        * (thread[places:] == thread[:-places])
+        for places in range(1, min(_REACH, len(lengths) - 1) + 1)
+    ]
+
+
+def _spread(values: Floats, nearness: Sequence[Floats]) -> Floats:
+    """Each value with those near it, weighed by how near they are."""
+    spread = values.copy()
+    for places, weight in enumerate(nearness, start=1):
+        spread[places:] += weight * values[:-places]
+        spread[:-places] += weight * values[places:]
+    return spread
 
 
 def _z(scores: Floats) -> Floats:

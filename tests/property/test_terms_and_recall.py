@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory_service.core import recall
 from memory_service.core.recall import (
     Candidate,
     Hit,
@@ -65,22 +66,29 @@ def test_an_index_entry_says_which_passage_is_where(text: str, seq: int) -> None
     assert count_documents(index_entry(seq, text)) == len(passages_of(text))
 
 
-def _naive_rank(entries: list[tuple[int, list[list[int]]]], query: list[int], limit: int) -> list[tuple[int, float]]:
+def _naive_rank(corpus: list[str], query: list[int], limit: int) -> list[tuple[int, float]]:
     """(index of the document, score) by the formulas of core/recall.py; a neighbour only behind its best match."""
-    documents = [terms for _, passages in entries for terms in passages]
-    wanted = set(query)
+    documents = [terms_of(passage) for text in corpus for passage in passages_of(text)]
+    wanted, count = set(query), len(documents)
+    if not documents:
+        return []
+    middles = [sum(map(len, documents[:i])) + len(documents[i]) / 2 for i in range(count)]
 
-    def bm25(documents: list[list[int]]) -> list[float]:
-        count = len(documents)
-        mean = max(sum(map(len, documents)) / count, 1.0)
-        holders = {term: sum(term in document for document in documents) for term in wanted}
+    def near(i: int) -> dict[int, float]:
+        """Weights of the documents that document i is seen with."""
+        places = range(max(0, i - 4), min(count, i + 5))
+        return {
+            j: min(0.5 ** abs(i - j), math.exp(-abs(middles[i] - middles[j]) / 40)) if i != j else 1 for j in places
+        }
+
+    def bm25(frequencies: list[dict[int, float]], lengths: list[float]) -> list[float]:
+        mean = max(sum(lengths) / count, 1.0)
         scores = []
-        for document in documents:
-            frequency = Counter(document)
-            score = 0.0
+        for frequency, length in zip(frequencies, lengths, strict=True):
+            score, norm = 0.0, 1.2 * (1 - 0.75 + 0.75 * length / mean)
             for term in wanted & frequency.keys():
-                idf = math.log(1 + (count - holders[term] + 0.5) / (holders[term] + 0.5))
-                norm = 1.2 * (1 - 0.75 + 0.75 * len(document) / mean)
+                holders = sum(term in document for document in documents)
+                idf = math.log(1 + (count - holders + 0.5) / (holders + 0.5))
                 score += idf * frequency[term] * 2.2 / (frequency[term] + norm)
             scores.append(score)
         return scores
@@ -90,15 +98,18 @@ def _naive_rank(entries: list[tuple[int, list[list[int]]]], query: list[int], li
         spread = math.sqrt(sum((s - mean) ** 2 for s in scores) / len(scores))
         return [(s - mean) / spread if spread > 1e-12 else 0.0 for s in scores]
 
-    if not documents:
-        return []
-    own = bm25(documents)
-    around = bm25([[t for near in documents[max(0, i - 1) : i + 2] for t in near] for i in range(len(documents))])
-    fused = [a + b for a, b in zip(z(own), z(around), strict=True)]
-    found = [i for i in range(len(documents)) if own[i] > 0 or around[i] > 0]
+    spread: list[dict[int, float]] = [{} for _ in documents]
+    for i in range(count):
+        for j, weight in near(i).items():
+            for term in documents[j]:
+                spread[i][term] = spread[i].get(term, 0.0) + weight
+    own = bm25([dict(Counter(document)) for document in documents], [float(len(document)) for document in documents])
+    around = bm25(spread, [sum(weight * len(documents[j]) for j, weight in near(i).items()) for i in range(count)])
+    fused = [a + max(b - 5, 0) for a, b in zip(z(around), z(own), strict=True)]
+    found = [i for i in range(count) if own[i] > 0 or around[i] > 0]
     for i in found:
         if own[i] == 0:
-            fused[i] = min(fused[i], max(fused[j] for j in (i - 1, i + 1) if 0 <= j < len(own) and own[j] > 0))
+            fused[i] = min(fused[i], max(fused[j] for j in near(i) if own[j] > 0))
     return [(i, fused[i]) for i in sorted(found, key=lambda i: (-fused[i], own[i] == 0, i))[:limit]]
 
 
@@ -109,8 +120,7 @@ corpora = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), 
 @given(corpora, st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), st.integers(1, 20))
 def test_rank_is_bm25_on_passages_and_their_neighbours(corpus: list[str], query: str, limit: int) -> None:
     index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus, start=1))
-    entries = [(seq, [terms_of(p) for p in passages_of(text)]) for seq, text in enumerate(corpus, start=1)]
-    expected = _naive_rank(entries, terms_of(query), limit)
+    expected = _naive_rank(corpus, terms_of(query), limit)
     hits = rank(index, query, limit)
     assert [hit.score for hit in hits] == pytest.approx([score for _, score in expected], abs=2e-4)
     scores = [score for _, score in expected]
@@ -130,14 +140,14 @@ def test_a_neighbour_is_shown_only_beside_what_matched() -> None:
     corpus = ["Nothing new.", "Nice! " * 3, "The lantern is in the harbour. " + "It was far. " * 40, "Great.", "Bye."]
     index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus, start=1))
     hits = rank(index, "Where is the lantern?", 10)
-    assert [hit.seq for hit in hits] == [3, 4, 2]
-    assert [bool(hit.words) for hit in hits] == [True, False, False]
+    assert [hit.seq for hit in hits] == [3, 4, 2, 5, 1]
+    assert [bool(hit.words) for hit in hits] == [True, False, False, False, False]
     assert hits[1].why == {"words": 0.0, "neighbours": hits[1].neighbours, "vector": None}
     found = [
         Candidate(hit, f"msg_{hit.seq}", "user", corpus[hit.seq - 1], False, datetime(2026, 1, 1, tzinfo=UTC))
         for hit in hits
     ]
-    assert [p.candidate.hit.seq for p in pack(found, 5_000, len)] == [3, 4, 2]
+    assert [p.candidate.hit.seq for p in pack(found, 5_000, len)] == [3, 4, 2, 5, 1]
     assert pack(found, 500, len) == []
 
 
@@ -157,15 +167,23 @@ def test_rank_of_nothing() -> None:
     assert count_documents(b"") == 0
 
 
-def test_a_long_query_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The index is passed over a fixed number of times, however many words the query has."""
-    index = b"".join(index_entry(seq, f"word{seq} other{seq % 7}") for seq in range(1, 400))
+def test_a_long_query_costs_no_more_than_its_rarest_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each term takes a pass over the thread, and a query may be as long as a message."""
+    index = b"".join(index_entry(seq, f"word{seq} common") for seq in range(1, 400))
     passes = []
-    real = np.flatnonzero
-    monkeypatch.setattr(np, "flatnonzero", lambda array: passes.append(len(array)) or real(array))
-    for words in (1, 5_000):
-        assert rank(index, " ".join(f"word{i}" for i in range(1, words + 1)), 5)
-    assert passes[: len(passes) // 2] == passes[len(passes) // 2 :]
+    real = recall._saturated
+    monkeypatch.setattr(recall, "_saturated", lambda *arguments: passes.append(1) or real(*arguments))
+    hits = rank(index, "common " + " ".join(f"word{i}" for i in range(1, 5_000)), 500)
+    assert len(passes) == 2 * 64
+    assert sum(hit.words > 0 for hit in hits) == 64
+
+
+def test_threads_are_no_neighbours() -> None:
+    one, two = (
+        index_entry(1, "Hello.") + index_entry(2, "A lantern."),
+        index_entry(1, "Great.") + index_entry(2, "Bye."),
+    )
+    assert [hit.document for hit in rank(one + two, "lantern", 9)] == [1, 0]
 
 
 candidates = st.lists(

@@ -1,0 +1,200 @@
+"""Is what was said long ago found again? Evidence recall: the share of the messages that answer a question which a ranking
+brings back, among its best few or within a budget, averaged over the questions.
+
+The rankings are the product's own functions, on the index and the vectors that it stores. How it is counted:
+
+- LoCoMo: messages, against a budget in characters / 4 of their text, as the published baselines count.
+- BEAM: passages as the prompt would quote them, against a budget in o200k_base tokens, quotation marks included. A long
+  message counts as found when half of it is there or, above 200 tokens, its passage with the most words of the answer.
+- MADial: memories that a dialogue so far should bring to mind. paraKQC: a Korean sentence, asked for by its paraphrases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from bench import corpora
+from bench.corpora import Corpus, Question
+from bench.plot import Line, save_lines
+from bench.report import Report, Row, Section, progress
+from memory_service.core.recall import Candidate, Hit, index_entry, rank, render_candidate
+from memory_service.core.terms import passages_of, terms_of
+from memory_service.providers.base import Vectors
+from memory_service.providers.embeddings.builtin import BuiltinEmbedder
+from memory_service.providers.tokenizers import O200kCounter
+
+RANKINGS = ("words", "vectors", "both")
+_BEST = (5, 10, 20)
+_BUDGETS = (500, 1_000, 2_000, 4_000, 8_000)
+_RANKED = 1_000
+_LONG_TOKENS = 200
+_PLOTS = Path(__file__).parents[1] / "docs" / "plots"
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """A corpus as the service would have stored it."""
+
+    corpus: Corpus
+    index: bytes
+    passages: Sequence[tuple[int, str]]  # message, text
+    vectors: Vectors
+    queries: Vectors
+
+    def hits(self, number: int, ranking: str) -> list[Hit]:
+        words = "" if ranking == "vectors" else self.corpus.questions[number].text
+        similarity = None if ranking == "words" else (self.vectors @ self.queries[number]).astype(np.float64)
+        return rank(self.index, words, _RANKED, similarity)
+
+
+def run(*, quick: bool) -> Report:
+    if not corpora.data_dir().is_dir():
+        return Report("recall", skipped=f"no evaluation data at {corpora.data_dir()}; set MEMORY_EVAL_DATA")
+    embedder = BuiltinEmbedder()
+    some = slice(1) if quick else slice(None)
+    locomo, beam = _read("LoCoMo", corpora.locomo()[some], embedder), _read("BEAM", corpora.beam()[some], embedder)
+    others = [_read("MADial", corpora.madial(), embedder), _read("paraKQC", corpora.parakqc(), embedder)]
+    counter = O200kCounter()
+    sections = [
+        Section("LoCoMo", [_locomo_row(locomo, ranking) for ranking in RANKINGS]),
+        Section("BEAM 100K", [_beam_row(beam, ranking, counter) for ranking in RANKINGS]),
+        Section("Other", [_other_row(*others, ranking) for ranking in RANKINGS]),
+    ]
+    if not quick:
+        _plot(sections)
+    asked = [sum(len(one.corpus.questions) for one in indexed) for indexed in (locomo, beam)]
+    notes = [f"{asked[0]:,} questions of LoCoMo, {asked[1]} of BEAM."]
+    return Report("recall", sections, notes)
+
+
+def _read(name: str, found: Sequence[Corpus], embedder: BuiltinEmbedder) -> list[Indexed]:
+    progress(f"recall: {name}: {len(found)} conversations")
+    return [_indexed(corpus, embedder) for corpus in found]
+
+
+def _indexed(corpus: Corpus, embedder: BuiltinEmbedder) -> Indexed:
+    index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus.texts, start=1))
+    passages = [(at, passage) for at, text in enumerate(corpus.texts) for passage in passages_of(text)]
+    embed = lambda texts: asyncio.run(embedder.embed_passages(texts))  # noqa: E731
+    vectors = embed([text for _, text in passages])
+    queries = embed([question.text for question in corpus.questions])
+    return Indexed(corpus, index, passages, vectors, queries)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 3) if values else 0.0
+
+
+def _share(gold: frozenset[int], found: set[int]) -> float:
+    return len(gold & found) / len(gold)
+
+
+def _asked(indexed: Sequence[Indexed], ranking: str) -> list[tuple[Indexed, Question, list[Hit]]]:
+    return [(one, question, one.hits(n, ranking)) for one in indexed for n, question in enumerate(one.corpus.questions)]
+
+
+def _locomo_row(indexed: Sequence[Indexed], ranking: str) -> Row:
+    asked = _asked(indexed, ranking)
+    return {
+        "ranking": ranking,
+        **{f"@{k}": _mean([_share(q.gold, _first(hits, k)) for _, q, hits in asked]) for k in _BEST},
+        **{
+            f"{budget:,}": _mean([_share(q.gold, _within(one, hits, budget)) for one, q, hits in asked])
+            for budget in _BUDGETS[:-1]
+        },
+    }
+
+
+def _first(hits: Sequence[Hit], count: int) -> set[int]:
+    return set(list(dict.fromkeys(hit.seq - 1 for hit in hits))[:count])
+
+
+def _within(one: Indexed, hits: Sequence[Hit], budget: float) -> set[int]:
+    found: set[int] = set()
+    for hit in hits:
+        message, text = one.passages[hit.document]
+        budget -= len(text) / 4
+        if budget < 0:
+            break
+        found.add(message)
+    return found
+
+
+def _beam_row(indexed: Sequence[Indexed], ranking: str, counter: O200kCounter) -> Row:
+    asked = _asked(indexed, ranking)
+    costs = {id(one): _costs(one, counter) for one in indexed}
+    decisive = {id(q): _decisive(one, q, counter) for one, q, _ in asked}
+
+    def at(budget: int) -> float:
+        return _mean([_found(one, decisive[id(q)], hits, costs[id(one)], budget) for one, q, hits in asked])
+
+    return {"ranking": ranking, **{f"{budget:,}": at(budget) for budget in _BUDGETS[1:]}}
+
+
+def _costs(one: Indexed, counter: O200kCounter) -> list[int]:
+    """Tokens of each passage as the prompt quotes it."""
+    now, hit = datetime(2026, 1, 1, tzinfo=UTC), Hit(document=0, seq=1, passage=1, score=0.0)
+    quoted = (
+        render_candidate(Candidate(hit, "", one.corpus.roles[message], text, True, now))
+        for message, text in one.passages
+    )
+    return [(counts := counter.count(text)).latin + counts.other for text in quoted]
+
+
+def _decisive(one: Indexed, question: Question, counter: O200kCounter) -> list[tuple[list[int], int | None]]:
+    """For each gold message its passages and, when it is long, the one that answers."""
+    answer = set(terms_of(question.answer))
+    found = []
+    for gold in sorted(question.gold):
+        own = [at for at, (message, _) in enumerate(one.passages) if message == gold]
+        counts = counter.count(one.corpus.texts[gold])
+        is_long = counts.latin + counts.other > _LONG_TOKENS
+        best = max(own, key=lambda at: len(answer & set(terms_of(one.passages[at][1]))), default=None)
+        found.append((own, best if is_long else None))
+    return found
+
+
+def _found(
+    one: Indexed, gold: list[tuple[list[int], int | None]], hits: Sequence[Hit], costs: Sequence[int], budget: int
+) -> float:
+    shown: set[int] = set()
+    for hit in hits:
+        budget -= costs[hit.document]
+        if budget < 0:
+            break
+        shown.add(hit.document)
+    return sum(_is_found(one, own, best, shown) for own, best in gold) / len(gold)
+
+
+def _is_found(one: Indexed, own: Sequence[int], best: int | None, shown: set[int]) -> bool:
+    length = lambda places: sum(len(one.passages[at][1]) for at in places)  # noqa: E731
+    return best in shown or 2 * length(shown & set(own)) >= length(own) > 0
+
+
+def _other_row(madial: Sequence[Indexed], parakqc: Sequence[Indexed], ranking: str) -> Row:
+    return {
+        "ranking": ranking,
+        "MADial_@5": _mean([_share(q.gold, _first(hits, 5)) for _, q, hits in _asked(madial, ranking)]),
+        "paraKQC_@1": _mean([_share(q.gold, _first(hits, 1)) for _, q, hits in _asked(parakqc, ranking)]),
+    }
+
+
+def _plot(sections: Sequence[Section]) -> None:
+    for section, name in zip(sections[:2], ("recall-locomo", "recall-beam"), strict=True):
+        budgets = [key for key in section.rows[0] if key.replace(",", "").isdigit()]
+        save_lines(
+            _PLOTS / f"{name}.svg",
+            title=f"{section.title}: evidence found",
+            x_label="budget for recalled messages, tokens",
+            y_label="share of the evidence",
+            lines=[
+                Line(str(row["ranking"]), [(float(b.replace(",", "")), float(row[b])) for b in budgets])
+                for row in section.rows
+            ],
+        )
