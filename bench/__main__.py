@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.report import Report, progress
 
-NAMES = ("append", "prompt", "storage", "startup", "cache")
+NAMES = ("append", "prompt", "storage", "startup", "cache", "recall")
 
 
 def main() -> None:

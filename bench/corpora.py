@@ -127,12 +127,12 @@ def madial() -> list[Corpus]:
     return [Corpus("MADial", ["user"] * len(events), events, questions)]
 
 
-def parakqc() -> list[Corpus]:
-    """Korean: the first of ten paraphrases is the message, the other nine ask for it."""
+def parakqc(every: int = 1) -> list[Corpus]:
+    """Korean: the first of ten paraphrases is the message, the other nine ask for it; or one of `every` such questions."""
     sentences = [line.split("\t")[2] for line in _lines("korean/paraKQC_dev700.txt") if line.count("\t") >= 2]
     messages = sentences[::10]
     questions = [Question(text, frozenset([at // 10])) for at, text in enumerate(sentences) if at % 10]
-    return [Corpus("paraKQC", ["user"] * len(messages), messages, questions)] if messages else []
+    return [Corpus("paraKQC", ["user"] * len(messages), messages, questions[::every])] if messages else []
 
 
 def _asked(questions: Iterable[Question]) -> list[Question]:

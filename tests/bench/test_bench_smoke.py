@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from memory_service.demo.engine import Engine
+from tests.conftest import evaluation_data
 
 REPOSITORY = Path(__file__).parents[2]
 # The columns of each table, by benchmark.
@@ -67,6 +68,11 @@ SHAPES = {
         }
     ]
     * 2,
+    "recall": [
+        {"ranking", "@5", "@10", "@20", "500", "1,000", "2,000", "4,000"},
+        {"ranking", "1,000", "2,000", "4,000", "8,000"},
+        {"ranking", "MADial_@5", "paraKQC_@1"},
+    ],
 }
 
 
@@ -86,6 +92,8 @@ def run_quick(name: str) -> dict[str, Any]:
 def test_benchmark_reports(name: str) -> None:
     if name == "cache" and not Engine.available():
         pytest.skip("NO ENGINE: pip install 'memory-service[engine]' to run the cache benchmark")
+    if name == "recall":
+        evaluation_data()
     report = run_quick(name)
     assert report["skipped"] is None
     assert [set(section["rows"][0]) for section in report["sections"]] == SHAPES[name]
