@@ -121,13 +121,15 @@ def write_script(path: Path, recorded: Recorded, uri: str) -> None:
 def _value(name: str, value: Any, recorded: Recorded, connection: psycopg.Connection) -> str:
     if isinstance(value, list) and value:
         return f"ARRAY[{', '.join(_value(name, one, recorded, connection) for one in value)}]"
+    if (rows := getattr(value, "rows", None)) is not None:  # vectors, which only the driver's binary form can carry
+        return _value(name, [str(row.tolist()) for row in rows], recorded, connection)
     if value == recorded.thread_id:
         return "('bench_' || :client_id)"
     if value == recorded.message_id:
         return "('msg_' || :unique)"
-    if name in ("pk", "thread_pk"):
+    if name in ("pk", "thread_pk", "end_pk", "vector_threads"):
         return ":pk"
-    if name in ("seq", "last_seq"):
+    if name in ("seq", "last_seq", "end_last_seq", "vector_seqs"):
         return ":seq"
     return sql.Literal(value).as_string(connection)
 

@@ -22,7 +22,7 @@ from typing import Any
 from bench.report import Report, Section, milliseconds, progress, quantile
 from bench.stack import Api, Stack, running_stack
 from bench.texts import generated_texts
-from memory_service.services import ingest, planning, prompts
+from memory_service.services import ingest, planning, prompts, recall
 from memory_service.store import messages as message_store
 from memory_service.store import projects
 from memory_service.store import prompts as prompt_store
@@ -54,7 +54,7 @@ def run(*, quick: bool) -> Report:
             steps += _steps(stack, thread_id, size)
     notes = [
         f"max_prompt_tokens {_LIMIT}, model {_MODEL}, messages of about 180 characters, a new user message each time.",
-        "Ranking is exact: every message outside the window is scored.",
+        "Every message outside the window is scored; above 10,000 passages vectors by their signs first.",
     ]
     return Report("prompt", [Section("Building a prompt", rows), Section("Where the time goes", steps)], notes)
 
@@ -122,7 +122,11 @@ _STEPS: list[tuple[str, Any, str]] = [
     ("read the window", message_store, "range_of"),
     ("plan the window", planning, "plan_window"),
     ("read the recall index", recall_store, "thread_index"),
-    ("rank", planning, "rank"),
+    ("embed the question", prompts, "ask"),
+    ("weigh the words", recall, "weigh_words"),
+    ("compare the vectors", recall._Comparison, "exact"),
+    ("compare the vectors", recall._Comparison, "two_stage"),
+    ("rank", recall, "best"),
     ("read what was found", message_store, "with_seqs"),
     ("pack what was found", planning, "pack"),
     ("assemble", planning, "assemble"),
