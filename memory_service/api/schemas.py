@@ -228,6 +228,16 @@ UserMessage = Annotated[
 ]
 
 
+Reply = Annotated[
+    ReplyInput,
+    BeforeValidator(
+        lambda value: {"content": value} if isinstance(value, str) else value,
+        json_schema_input_type=ReplyInput | str,
+    ),
+    Field(description="The reply to append, as the provider gave it. A string is its text."),
+]
+
+
 class TextBlock(Input):
     type: Literal["text"]
     text: Annotated[str, StringConstraints(min_length=1)]
@@ -255,7 +265,7 @@ class PromptCreate(Input):
 
 class UsageReport(Input):
     usage: dict[str, Any]
-    message: ReplyInput | None = None
+    message: Reply | None = None
 
 
 class AssistantDefaults(Input):
