@@ -147,15 +147,15 @@ async def _time_steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str
     texts = list(islice(generated_texts(size.messages + 2), size.prompts + 2))
     seen: list[dict[str, float]] = []
     try:
-        project_id = await projects.authenticate(runtime.db, stack.key)
-        assert project_id is not None
+        key = await projects.authenticate(runtime.db, stack.key)
+        assert key is not None
         with _stopwatches() as spent:
             for text in texts:
                 spent.clear()
                 started = time.perf_counter()
                 await prompts.build(
                     runtime,
-                    project_id,
+                    key.project_id,
                     thread_id,
                     spec,
                     ingest.Draft("user", text, "message.", {}),

@@ -25,6 +25,18 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     database_connections: int = Field(10, ge=1, le=500, description="Connections to the database, at most.")
     max_body_bytes: int = Field(10_000_000, ge=1_000, description="Largest request body that is accepted.")
+    requests_per_minute: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Requests that an API key may make a minute, in each service; 0 is no limit. A key can have its own.",
+    )
+    wrong_keys_per_minute: int = Field(
+        60,
+        ge=0,
+        le=10_000_000,
+        description="Wrong API keys that an address may try a minute before it is refused unheard; 0 is no limit.",
+    )
     default_provider: Literal["anthropic", "openai", "echo"] = Field(
         "anthropic",
         description="Request form for a model that is not in the price table, when none is named.",

@@ -10,6 +10,7 @@
     │   ├── IdempotencyConflict      one key, two different bodies
     │   └── IdempotencyInProgress    the first request with this key has not finished (retry)
     ├── Unauthenticated              missing, wrong or revoked API key
+    ├── RateLimited                  too many requests; says when to send it again
     ├── PayloadTooLarge              the body is over the limit
     ├── UnsupportedMediaType         the body is not called what it must be
     └── Unavailable                  something we depend on is not there
@@ -21,6 +22,8 @@ Messages say what to change. They never quote message text or secrets.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class MemoryServiceError(Exception):
@@ -70,6 +73,17 @@ class IdempotencyInProgress(Conflict):
 
 class Unauthenticated(MemoryServiceError):
     code = "unauthenticated"
+
+
+class RateLimited(MemoryServiceError):
+    """`headers` go out with the answer."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_seconds: int, *, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.retry_after_seconds = retry_after_seconds
+        self.headers = headers
 
 
 class PayloadTooLarge(MemoryServiceError):

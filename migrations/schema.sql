@@ -48,6 +48,15 @@ BEGIN
     EXECUTE format('GRANT TRUNCATE ON %s TO memory_worker', vectors);
 END $_$;
 
+CREATE FUNCTION memory.find_key(sought bytea) RETURNS text[]
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM set_config('memory.key_hash', encode(sought, 'hex'), true);
+    RETURN (SELECT ARRAY[id, project_id::text, requests_per_minute::text, max_body_bytes::text]
+        FROM memory.api_keys WHERE hash = sought AND revoked_at IS NULL);
+END $$;
+
 CREATE FUNCTION memory.forget_vectors(of_thread bigint, of_seq integer) RETURNS void
     LANGUAGE plpgsql
     AS $_$
@@ -60,14 +69,6 @@ BEGIN
     END LOOP;
 END $_$;
 
-CREATE FUNCTION memory.project_of_key(sought bytea) RETURNS bigint
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-    PERFORM set_config('memory.key_hash', encode(sought, 'hex'), true);
-    RETURN (SELECT project_id FROM memory.api_keys WHERE hash = sought AND revoked_at IS NULL);
-END $$;
-
 CREATE TABLE memory.alembic_version (
     version_num character varying(32) NOT NULL
 );
@@ -79,7 +80,10 @@ CREATE TABLE memory.api_keys (
     hash bytea NOT NULL,
     hint text NOT NULL,
     created_at timestamp with time zone NOT NULL,
-    revoked_at timestamp with time zone
+    revoked_at timestamp with time zone,
+    requests_per_minute integer,
+    max_body_bytes bigint,
+    CONSTRAINT api_keys_limits_check CHECK (((requests_per_minute >= 0) AND (max_body_bytes > 0)))
 );
 
 ALTER TABLE ONLY memory.api_keys FORCE ROW LEVEL SECURITY;
@@ -421,6 +425,8 @@ CREATE INDEX prompts_thread_pk_pk_idx ON memory.prompts USING btree (thread_pk, 
 CREATE INDEX threads_project_id_created_at_pk_idx ON memory.threads USING btree (project_id, created_at, pk);
 
 CREATE INDEX threads_project_id_user_id_created_at_pk_idx ON memory.threads USING btree (project_id, user_id, created_at, pk) WHERE (user_id IS NOT NULL);
+
+CREATE INDEX tool_uses_thread_pk_seq_idx ON memory.tool_uses USING btree (thread_pk, seq);
 
 ALTER TABLE ONLY memory.api_keys
     ADD CONSTRAINT api_keys_project_id_fkey FOREIGN KEY (project_id) REFERENCES memory.projects(pk) ON DELETE CASCADE;

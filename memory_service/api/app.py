@@ -16,12 +16,12 @@ from memory_service.api import answers, assistants, estimates, prompts, system, 
 from memory_service.api.edge import Edge
 from memory_service.api.errors import add_error_handlers
 from memory_service.api.intake import Intake
+from memory_service.api.limits import Limits
 from memory_service.config import Settings
 from memory_service.runtime import Runtime
 from memory_service.services import retention
 from memory_service.services.embedding import EmbeddingLoop
 
-_IMPORT_TIMES_BODY = 100
 # For the OpenAPI document; `deps` is what looks at the key.
 _BEARER = HTTPBearer(scheme_name="api_key", description="`msk_…`, or the header x-api-key.", auto_error=False)
 _DESCRIPTION = (
@@ -66,8 +66,8 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     app.include_router(system.router)
     add_error_handlers(app)
     intake = app.state.intake = Intake()
-    limit = settings.max_body_bytes
-    return Edge(app, intake, max_body_bytes=limit, max_import_bytes=limit * _IMPORT_TIMES_BODY)
+    app.state.limits = Limits(requests=settings.requests_per_minute, wrong_keys=settings.wrong_keys_per_minute)
+    return Edge(app, intake, max_body_bytes=settings.max_body_bytes)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -14,10 +14,12 @@ from memory_service.api.errors import error_response, internal_error, status_of
 from memory_service.api.intake import Intake
 from memory_service.errors import MemoryServiceError, PayloadTooLarge, Unavailable
 from memory_service.runtime import new_id
+from memory_service.store.projects import AuthenticatedKey
 from memory_service.telemetry import logger, metrics
 
 # A client that is still sending would see a broken connection instead of the answer, so a moderate excess is read.
 _DRAINED_TIMES_LIMIT = 4
+_IMPORT_TIMES_BODY = 100
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: Asked while the service drains too, and waited for by nobody.
 WITHOUT_INTAKE = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -25,13 +27,12 @@ _STOPPING = "The service is stopping; send it again."
 
 
 class Edge:
-    """Limits bodies in bytes: to `max_import_bytes` for an import, which is read as a stream, else `max_body_bytes`."""
+    """Bodies may have `max_body_bytes`; an import, which is read as a stream, a hundred times as many."""
 
-    def __init__(self, app: ASGIApp, intake: Intake, *, max_body_bytes: int, max_import_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, intake: Intake, *, max_body_bytes: int) -> None:
         self._app = app
         self.intake = intake
         self._max_body_bytes = max_body_bytes
-        self._max_import_bytes = max_import_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,8 +59,9 @@ class Edge:
             exchange.finish()
 
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
-        limit = self._max_import_bytes if scope["path"].endswith("/import") else self._max_body_bytes
-        body = _LimitedBody(scope, receive, limit)
+        is_import = scope["path"].endswith("/import")
+        body = _LimitedBody(scope, receive, self._max_body_bytes, _IMPORT_TIMES_BODY if is_import else 1)
+        scope["memory.body"] = body
         if body.declared_too_large:
             await body.drain()
             await exchange.refuse(receive, body.error())
@@ -86,6 +88,7 @@ class _Exchange:
                 (b"x-request-id", self.request_id.encode()),
                 (b"server-timing", b"app;dur=%.2f" % self._milliseconds()),
                 *([(b"connection", b"close")] if self._intake.draining else []),
+                *self._scope.get("memory.headers", ()),
             ]
         await self._send(message)
 
@@ -100,13 +103,15 @@ class _Exchange:
         route = getattr(self._scope.get("route"), "path", None)
         milliseconds = self._milliseconds()
         metrics.count_request(route, method, self.status, milliseconds / 1000)
+        key: AuthenticatedKey | None = self._scope.get("memory.key")
         fields = {
             "request_id": self.request_id,
             "method": method,
             "route": route,
             "status": self.status,
             "duration_ms": round(milliseconds, 2),
-            "project": self._scope.get("memory.project_id"),
+            "project": key.project_id if key else None,
+            "key": key.id if key else None,
         }
         logger.log(logging.WARNING if self.status >= 500 else logging.INFO, "request", extra={"fields": fields})
 
@@ -115,13 +120,27 @@ class _Exchange:
 
 
 class _LimitedBody:
-    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+    """Of `max_bytes` times `times`."""
+
+    def __init__(self, scope: Scope, receive: Receive, max_bytes: int, times: int) -> None:
         self._receive = receive
-        self._limit = limit
+        self._times = times
+        self._limit = max_bytes * times
         self._read = 0
         self._ended = False
         length = dict(scope["headers"]).get(b"content-length", b"")
-        self.declared_too_large = length.isdigit() and int(length) > limit
+        self._declared = int(length) if length.isdigit() else 0
+
+    @property
+    def declared_too_large(self) -> bool:
+        return self._declared > self._limit
+
+    async def lower(self, max_bytes: int) -> None:
+        """Allow less, now that it is known whose it is. Raises PayloadTooLarge."""
+        self._limit = min(self._limit, max_bytes * self._times)
+        if self.declared_too_large:
+            await self.drain()
+            raise self.error()
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -19,6 +19,7 @@ STATUSES: tuple[tuple[type[errors.MemoryServiceError], int], ...] = (
     (errors.NotFound, 404),
     (errors.Conflict, 409),
     (errors.Unauthenticated, 401),
+    (errors.RateLimited, 429),
     (errors.PayloadTooLarge, 413),
     (errors.UnsupportedMediaType, 415),
     (errors.Unavailable, 503),
@@ -84,7 +85,11 @@ def error_response(request_id: str, status: int, code: str, message: str, detail
 def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(errors.MemoryServiceError)
     async def ours(request: Request, error: errors.MemoryServiceError) -> Response:
-        return error_response(_id(request), status_of(error), error.code, error.message, error.details)
+        answer = error_response(_id(request), status_of(error), error.code, error.message, error.details)
+        if isinstance(error, errors.RateLimited):
+            answer.headers["retry-after"] = str(error.retry_after_seconds)
+            answer.raw_headers.extend(error.headers)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -12,10 +12,12 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from memory_service.api import answers
+from memory_service.api.limits import Limits
 from memory_service.core.canonical import check_text, loads
 from memory_service.errors import InvalidInput, Unauthenticated, UnsupportedMediaType
 from memory_service.runtime import Runtime
 from memory_service.store import projects
+from memory_service.store.projects import AuthenticatedKey
 
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 _MAX_NAME_CHARACTERS = 64
@@ -77,8 +79,9 @@ class CanonicalRoute(StrictRoute):
 
         async def with_canonical_request(request: Request) -> Response:
             canonical = CanonicalRequest(request.scope, request.receive)
-            project_id = await authenticate(canonical)
-            canonical.state.project_id = canonical.scope["memory.project_id"] = project_id
+            key = await authenticate(canonical)
+            canonical.state.project_id = key.project_id
+            await _keep_to_limits(canonical, key)
             if self.body_field is not None and await canonical.body():
                 _check_is_json(canonical)
                 await canonical.json()
@@ -99,6 +102,7 @@ def _unknown_parameter(name: str, known: list[str]) -> InvalidInput:
 _STATUSES = {
     400: "A body that is no JSON, or a header that is not valid.",
     401: "No API key, or one that is unknown or revoked.",
+    429: "Too many requests with this key; the header Retry-After says when to send it again.",
     404: "No such object in this project.",
     409: "The request contradicts the present state, or its Idempotency-Key was used for another one.",
     413: "The body is too large.",
@@ -110,7 +114,7 @@ _STATUSES = {
 
 def _statuses(path: str, methods: Collection[str]) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, as its document has them."""
-    possible = {401, 422, 503}
+    possible = {401, 422, 429, 503}
     if "{" in path:
         possible |= {404}
     if "POST" in methods or "PATCH" in methods:
@@ -118,13 +122,27 @@ def _statuses(path: str, methods: Collection[str]) -> dict[int | str, dict[str, 
     return {s: {"model": answers.ErrorBody, "description": _STATUSES[s]} for s in sorted(possible)}
 
 
-async def authenticate(request: Request) -> int:
-    """The project of the request's key. Raises Unauthenticated."""
+async def authenticate(request: Request) -> AuthenticatedKey:
+    """Whose request it is. Raises Unauthenticated, and RateLimited where too many wrong keys come from."""
     runtime: Runtime = request.app.state.runtime
-    project_id = await projects.authenticate(runtime.db, _api_key(request))
-    if project_id is None:
+    limits: Limits = request.app.state.limits
+    address = request.client.host if request.client else ""
+    key = _api_key(request)
+    limits.check_address(address, key)
+    found = await projects.authenticate(runtime.db, key)
+    if found is None:
+        limits.count_wrong_key(address, key)
         raise Unauthenticated("This API key is unknown or revoked; `memory-service keys create` makes one.")
-    return project_id
+    limits.count_good_key(key)
+    request.scope["memory.key"] = found
+    return found
+
+
+async def _keep_to_limits(request: Request, key: AuthenticatedKey) -> None:
+    limits: Limits = request.app.state.limits
+    request.scope["memory.headers"] = limits.take(key)
+    if key.max_body_bytes is not None:
+        await request.scope["memory.body"].lower(key.max_body_bytes)
 
 
 def _api_key(request: Request) -> str:

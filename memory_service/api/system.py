@@ -14,6 +14,7 @@ from memory_service.api import answers
 from memory_service.api.routing import StrictRoute, authenticate
 from memory_service.errors import DatabaseNotReady, Unavailable
 from memory_service.runtime import Runtime
+from memory_service.store.embedding import count_all_pending
 from memory_service.store.migrate import head_revision
 from memory_service.telemetry import metrics
 
@@ -68,7 +69,8 @@ async def _observe(runtime: Runtime, in_flight: int) -> None:
         metrics.CONNECTIONS_WAITING.labels(pool).set(usage.waiting)
     try:
         async with asyncio.timeout(_DATABASE_SECONDS):
-            await runtime.worker_db.ping()
+            async with runtime.worker_db.read_only(None) as session:
+                metrics.PENDING_EMBEDDINGS.set(await count_all_pending(session))
         metrics.DATABASE_UP.set(1)
     except (TimeoutError, Unavailable):
         metrics.DATABASE_UP.set(0)

@@ -26,14 +26,25 @@ app = typer.Typer(help="API keys. A key belongs to a project, and nothing crosse
 def create(
     project: Annotated[str, typer.Option(help="The project; made if need be.")] = lifecycle.DEFAULT_PROJECT,
     name: Annotated[str, typer.Option(help="What the key is for.", show_default="none")] = "",
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(min=0, help="This key's own limit; 0 is none.", show_default="MEMORY_REQUESTS_PER_MINUTE"),
+    ] = None,
+    max_body_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=1_000, help="A lower limit for this key's request bodies.", show_default="MEMORY_MAX_BODY_BYTES"
+        ),
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown once and cannot be read again."""
     with explained(), _database(data_dir) as url:
-        id_, key = asyncio.run(lifecycle.create_key(url, project, name, now_utc()))
+        limits = {"requests_per_minute": requests_per_minute, "max_body_bytes": max_body_bytes}
+        id_, key = asyncio.run(lifecycle.create_key(url, project, name, now_utc(), **limits))
         if as_json:
-            typer.echo(json.dumps({"id": id_, "project": project, "name": name, "key": key}))
+            typer.echo(json.dumps({"id": id_, "project": project, "name": name, "key": key, **limits}))
         else:
             typer.echo(key)
             err.print(f"Key {id_} of project {project}. Keep it now: it is not shown again.")
@@ -54,12 +65,13 @@ def list_(
             _print_columns([_HEADINGS, *map(_columns, keys)])
 
 
-_HEADINGS = ("id", "project", "name", "key", "created", "revoked")
+_HEADINGS = ("id", "project", "name", "key", "created", "revoked", "a minute", "bytes")
 
 
 def _columns(key: ApiKeyRecord) -> tuple[str, ...]:
     revoked = f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else ""
-    return key.id, key.project, key.name, f"msk_…{key.hint}", f"{key.created_at:%Y-%m-%d}", revoked
+    limits = ("" if limit is None else str(limit) for limit in (key.requests_per_minute, key.max_body_bytes))
+    return key.id, key.project, key.name, f"msk_…{key.hint}", f"{key.created_at:%Y-%m-%d}", revoked, *limits
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:

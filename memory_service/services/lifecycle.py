@@ -149,14 +149,31 @@ async def make_project(runtime: Runtime, name: str) -> int:
         return await projects.ensure_project(session, name, now_utc())
 
 
-async def create_key(url: str, project: str, name: str, now: datetime) -> tuple[str, str]:
+async def create_key(
+    url: str,
+    project: str,
+    name: str,
+    now: datetime,
+    *,
+    requests_per_minute: int | None = None,
+    max_body_bytes: int | None = None,
+) -> tuple[str, str]:
     """Make a key, and the project if need be. Returns (id, key); the key is not kept anywhere."""
     key, id_ = new_api_key(), new_id("key", now)
     database = Database(url, role="memory_worker", pool_size=1)
     try:
         async with database.transaction(None) as session:
             project_id = await projects.ensure_project(session, project, now)
-            await projects.add_key(session, project_id=project_id, id=id_, name=name, key=key, now=now)
+            await projects.add_key(
+                session,
+                project_id=project_id,
+                id=id_,
+                name=name,
+                key=key,
+                now=now,
+                requests_per_minute=requests_per_minute,
+                max_body_bytes=max_body_bytes,
+            )
     finally:
         await database.close()
     return id_, key

@@ -149,10 +149,6 @@ class Database:
         finally:
             self._sessions -= 1
 
-    async def ping(self) -> None:
-        """Raises Unavailable when the database does not answer."""
-        await self.scalar(text("SELECT 1"), {})
-
     async def check(self, head_revision: str) -> None:
         """Raise DatabaseNotReady, saying what to do, unless this database can be served from."""
         try:

@@ -113,6 +113,11 @@ async def count_pending(session: AsyncSession, thread_pks: Sequence[int]) -> dic
     return {row[0]: row[1] for row in rows}
 
 
+async def count_all_pending(session: AsyncSession) -> int:
+    """Of all embedders and projects; for a transaction of the worker's."""
+    return int(await session.scalar(text("SELECT count(*) FROM pending_embeddings")) or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class QueueState:
     """How many messages wait for an embedder, since when the first of them, and why the last that failed did."""

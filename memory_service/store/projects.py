@@ -14,6 +14,16 @@ from memory_service.store.db import Database
 
 
 @dataclass(frozen=True, slots=True)
+class AuthenticatedKey:
+    """Limits that are None are those of the settings."""
+
+    id: str
+    project_id: int
+    requests_per_minute: int | None = None
+    max_body_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
     id: str
     project: str
@@ -21,6 +31,8 @@ class ApiKeyRecord:
     hint: str
     created_at: datetime
     revoked_at: datetime | None
+    requests_per_minute: int | None
+    max_body_bytes: int | None
 
 
 def hash_key(key: str) -> bytes:
@@ -28,10 +40,18 @@ def hash_key(key: str) -> bytes:
     return sha256(key.encode()).digest()
 
 
-async def authenticate(db: Database, key: str) -> int | None:
-    """The project that a key belongs to; None for an unknown or revoked one. One round trip."""
-    project_id = await db.scalar(text("SELECT project_of_key(:hash)"), {"hash": hash_key(key)})
-    return None if project_id is None else int(project_id)
+async def authenticate(db: Database, key: str) -> AuthenticatedKey | None:
+    """None for a key that is unknown or revoked. One round trip."""
+    found = await db.scalar(text("SELECT find_key(:hash)"), {"hash": hash_key(key)})
+    if found is None:
+        return None
+    id_, project_id, requests_per_minute, max_body_bytes = found
+    return AuthenticatedKey(
+        id_,
+        int(project_id),
+        None if requests_per_minute is None else int(requests_per_minute),
+        None if max_body_bytes is None else int(max_body_bytes),
+    )
 
 
 async def ensure_project(session: AsyncSession, name: str, now: datetime) -> int:
@@ -52,11 +72,21 @@ async def get_project(session: AsyncSession, name: str) -> int:
     return int(pk)
 
 
-async def add_key(session: AsyncSession, *, project_id: int, id: str, name: str, key: str, now: datetime) -> None:
+async def add_key(
+    session: AsyncSession,
+    *,
+    project_id: int,
+    id: str,
+    name: str,
+    key: str,
+    now: datetime,
+    requests_per_minute: int | None = None,
+    max_body_bytes: int | None = None,
+) -> None:
     await session.execute(
         text(
-            "INSERT INTO api_keys (id, project_id, name, hash, hint, created_at)"
-            " VALUES (:id, :project_id, :name, :hash, :hint, :now)"
+            "INSERT INTO api_keys (id, project_id, name, hash, hint, created_at, requests_per_minute, max_body_bytes)"
+            " VALUES (:id, :project_id, :name, :hash, :hint, :now, :requests_per_minute, :max_body_bytes)"
         ),
         {
             "id": id,
@@ -65,6 +95,8 @@ async def add_key(session: AsyncSession, *, project_id: int, id: str, name: str,
             "hash": hash_key(key),
             "hint": key[-4:],
             "now": now,
+            "requests_per_minute": requests_per_minute,
+            "max_body_bytes": max_body_bytes,
         },
     )
 
@@ -72,7 +104,8 @@ async def add_key(session: AsyncSession, *, project_id: int, id: str, name: str,
 async def list_keys(session: AsyncSession, project: str | None) -> list[ApiKeyRecord]:
     rows = await session.execute(
         text(
-            "SELECT k.id, p.name, k.name, k.hint, k.created_at, k.revoked_at FROM api_keys k"
+            "SELECT k.id, p.name, k.name, k.hint, k.created_at, k.revoked_at, k.requests_per_minute,"
+            " k.max_body_bytes FROM api_keys k"
             " JOIN projects p ON p.pk = k.project_id WHERE CAST(:project AS text) IS NULL OR p.name = :project"
             " ORDER BY k.created_at, k.id"
         ).bindparams(project=project),

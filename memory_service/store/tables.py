@@ -87,9 +87,10 @@ class Project(Table, table=True):
 
 
 class ApiKey(Table, table=True):
-    """A key is shown once. `hash` is SHA-256 of it, `hint` its last four characters."""
+    """A key is shown once. `hash` is SHA-256 of it, `hint` its last four characters. Limits: see `AuthenticatedKey`."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint("requests_per_minute >= 0 AND max_body_bytes > 0", name="limits"),)
     id: str = _text(key=True)
     project_id: int = _project()
     name: str = _text()
@@ -97,6 +98,8 @@ class ApiKey(Table, table=True):
     hint: str = _text()
     created_at: datetime = _time()
     revoked_at: datetime | None = _time(null=True)
+    requests_per_minute: int | None = Field(sa_column=Column(Integer), default=None)
+    max_body_bytes: int | None = Field(sa_column=Column(BigInteger), default=None)
 
 
 class Assistant(Table, table=True):
@@ -249,6 +252,7 @@ class ToolUse(Table, table=True):
 
     __tablename__ = "tool_uses"
     __table_args__ = (
+        Index(None, "thread_pk", "seq"),
         ForeignKeyConstraint(["thread_pk", "seq"], ["messages.thread_pk", "messages.seq"], ondelete="CASCADE"),
     )
     thread_pk: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))

@@ -77,14 +77,9 @@ async def erase_some(session: Session, user_id: str, limit: int) -> Erased:
     )
     threads = locked.all()
     pks = {"pks": [row.pk for row in threads]}
-    left = limit
-    deleted = []
-    # First what messages would drag along without an index to find it by.
-    for table in ("tool_uses", "messages", "prompts"):
-        deleted.append(await _delete(session, table, {**pks, "limit": left}) if left else 0)
-        left -= deleted[-1]
-    _, messages, prompts = deleted
-    if not left:
+    messages = await _delete(session, "messages", {**pks, "limit": limit})
+    prompts = await _delete(session, "prompts", {**pks, "limit": limit - messages}) if messages < limit else 0
+    if messages + prompts == limit:
         return Erased(0, messages, prompts, done=False)
     await idempotency.forget_threads(session, [row.id for row in threads])
     await session.execute(text("DELETE FROM threads WHERE pk = ANY (:pks)"), pks)

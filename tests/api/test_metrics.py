@@ -83,6 +83,20 @@ def test_messages_and_prompts(api: httpx2.Client, added: Callable[[], Sample]) -
         assert grown(f'memory_prompt_cache_tokens_total{{kind="{kind}",source="reported"}}') == tokens
 
 
+def test_pending_embeddings(api: httpx2.Client, service: Service, database: psycopg.Connection) -> None:
+    thread = new_thread(api, ("user", "hello"), ("assistant", "hi"))
+    before = read(service.url)["memory_pending_embeddings"]
+    database.execute(
+        "INSERT INTO pending_embeddings (thread_pk, seq, embedder_pk, project_id, not_before)"
+        " SELECT m.thread_pk, m.seq, e.pk, m.project_id, now() + interval '1 day' FROM messages m"
+        " JOIN threads t ON t.pk = m.thread_pk, embedders e WHERE t.id = %s AND e.status = 'active'",
+        [thread["id"]],
+    )
+    assert read(service.url)["memory_pending_embeddings"] == before + 2
+    ok(api.delete(f"/v1/threads/{thread['id']}"))
+    assert read(service.url)["memory_pending_embeddings"] == before
+
+
 def test_cache_read_ratio(api: httpx2.Client, service: Service) -> None:
     thread = new_thread(api, ("user", "hello"))
     prompt = ok(build(api, thread["id"]), 201)

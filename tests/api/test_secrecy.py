@@ -139,18 +139,23 @@ def test_every_line_is_json(service: Service, api: httpx2.Client, log_of: Callab
     assert last["level"] == "info"
     assert last["duration_ms"] > 0
     assert isinstance(last["project"], int)
+    assert last["key"].startswith("key_")
 
 
 def test_everything_as_text(database_url: str, api_key: str, canary: str) -> None:
     """For people, and with all that is ever logged: still one line a request, and nothing of what people write."""
     env = {"MEMORY_DATABASE_URL": database_url, "MEMORY_LOG_FORMAT": "text", "MEMORY_LOG_LEVEL": "debug"}
     service = Service.start(env=env)
-    with httpx2.Client(base_url=service.url, headers={"authorization": f"Bearer {api_key}"}) as client:
-        thread = new_thread(client, ("user", canary), user_id=canary)
-        ok(build(client, thread["id"]), 201)
-        answer = client.get(f"/v1/threads/{canary}", params={canary: f"{canary}\n"})
-        refused(answer, 404)
-    assert service.stop() == 0
+    try:
+        with httpx2.Client(base_url=service.url, headers={"authorization": f"Bearer {api_key}"}) as client:
+            thread = new_thread(client, ("user", canary), user_id=canary)
+            ok(build(client, thread["id"]), 201)
+            refused(client.get("/v1/threads", params={canary: f"{canary}\n"}), 422)
+            answer = client.get(f"/v1/threads/{canary}")
+            refused(answer, 404)
+            ok(client.delete(f"/v1/users/{canary}"))
+    finally:
+        assert service.stop() == 0
     assert canary not in "".join(service.log)
     assert api_key not in "".join(service.log)
     (line,) = [line for line in service.log if answer.headers["x-request-id"] in line]
