@@ -13,10 +13,11 @@ from sqlalchemy.engine import make_url
 
 Break = Literal["before", "after"]
 _COMMIT = b"COMMIT\0"
+_INSERT = b"INSERT INTO "
 
 
 class Proxy:
-    """Passes bytes between clients and the server's socket. `broken` counts the commits that it broke."""
+    """Passes bytes between clients and the server's socket. `broken` counts the commits, of inserts, that it broke."""
 
     def __init__(self, directory: Path, upstream: str) -> None:
         self._upstream = upstream
@@ -48,9 +49,15 @@ class Proxy:
                 threading.Thread(target=self._to_client, args=(client, server, deaf), daemon=True).start()
 
     def _to_server(self, client: socket.socket, server: socket.socket, deaf: threading.Event) -> None:
+        inserts = False
         with suppress(OSError):
             while received := client.recv(65536):
-                when = self._taken() if _COMMIT in received else None
+                # Others commit too: what is only read, and what runs in the background.
+                inserts |= _INSERT in received
+                when = None
+                if _COMMIT in received:
+                    when = self._taken() if inserts else None
+                    inserts = False
                 if when == "before":
                     break
                 if when == "after":
