@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from memory_service import __version__
-from memory_service.cli import keys
+from memory_service.cli import embedder, keys
 from memory_service.cli.common import AsJson, explained
 from memory_service.cli.doctor import doctor
 from memory_service.cli.serve import migrate, serve
@@ -27,6 +27,7 @@ app.command()(doctor)
 app.command()(export)
 app.command("import")(import_)
 app.add_typer(keys.app, name="keys")
+app.add_typer(embedder.app, name="embedder")
 
 
 @app.callback(invoke_without_command=True)

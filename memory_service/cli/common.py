@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -15,6 +16,9 @@ from rich.console import Console
 
 from memory_service.config import Settings
 from memory_service.errors import MemoryServiceError
+from memory_service.runtime import Runtime
+from memory_service.services import lifecycle
+from memory_service.services.lifecycle import OpenDatabase
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -66,3 +70,17 @@ def signals_as_exits() -> Iterator[None]:
     finally:
         for number, handler in held.items():
             signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def opened(data_dir: Path | None) -> AsyncIterator[tuple[Runtime, OpenDatabase]]:
+    """What a command works on, beside a service that is running or without one."""
+    settings = read_settings(data_dir=data_dir)
+    with lifecycle.open_database(settings, share=True) as database:
+        await asyncio.to_thread(lifecycle.prepare_database, database, migrate_used=False)
+        await lifecycle.check_database(database.url)
+        runtime = lifecycle.open_runtime(settings, database)
+        try:
+            yield runtime, database
+        finally:
+            await runtime.close()

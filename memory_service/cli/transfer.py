@@ -7,8 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from memory_service.api.lines import lines_of
 from memory_service.api.preparing import Preparers
-from memory_service.cli.common import AsJson, DataDir, err, explained, read_settings, signals_as_exits
+from memory_service.cli.common import AsJson, DataDir, err, explained, opened, signals_as_exits
 from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.runtime import Runtime, now_utc
 from memory_service.services import exports, imports, lifecycle
@@ -49,7 +49,7 @@ def export(
 async def _export(
     project: str, thread_ids: list[str], user_id: str | None, out: str, data_dir: Path | None
 ) -> dict[str, Any]:
-    async with _opened(data_dir) as runtime:
+    async with opened(data_dir) as (runtime, _):
         project_id = await lifecycle.find_project(runtime, project)
         total = await exports.count_messages(runtime, project_id, thread_ids, user_id)
         counts = {"assistants": 0, "threads": 0, "messages": 0, "bytes": 0}
@@ -109,7 +109,7 @@ def import_(
 async def _import(files: list[str], project: str, data_dir: Path | None) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         sources = [_Source.open(stack, name) for name in files]
-        runtime = await stack.enter_async_context(_opened(data_dir))
+        runtime, _ = await stack.enter_async_context(opened(data_dir))
         project_id = await lifecycle.make_project(runtime, project)
         bar = stack.enter_context(_progress(shown=True))
         total = None if any(source.size is None for source in sources) else sum(source.size or 0 for source in sources)
@@ -172,19 +172,6 @@ async def _import_one(
                 f"{source.name}: {error.message} What stands before is imported; run it again to go on.",
                 code=error.code,
             ) from error
-
-
-@asynccontextmanager
-async def _opened(data_dir: Path | None) -> AsyncIterator[Runtime]:
-    settings = read_settings(data_dir=data_dir)
-    with lifecycle.open_database(settings, share=True) as database:
-        await asyncio.to_thread(lifecycle.prepare_database, database, migrate_used=False)
-        await lifecycle.check_database(database.url)
-        runtime = lifecycle.open_runtime(settings, database)
-        try:
-            yield runtime
-        finally:
-            await runtime.close()
 
 
 @contextmanager

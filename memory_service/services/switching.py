@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from memory_service.errors import Conflict
@@ -23,6 +23,8 @@ from memory_service.store.embedding import QueueState
 
 _CHUNK = 2_000
 _WAIT_SECONDS = 0.2
+# Between attempts, so that those who write get on meanwhile.
+_LOCKED_SECONDS = 2.0
 _BATCHES_PER_REPORT = 4
 # What was written while the rest was embedded is waited for too, until so little is left that it was written just now.
 _JUST_NOW = timedelta(seconds=2)
@@ -65,10 +67,10 @@ async def switch(
 
     Raises Conflict when another switch took over.
     """
+    report(Progress("waiting"))
     record = await _begin(runtime, owner_url, candidate, now())
     if record is None:
         return None
-    report(Progress("waiting"))
     await _wait_for_older_transactions(runtime)
     report(Progress("queueing"))
     await _enqueue_all(runtime, record)
@@ -88,14 +90,11 @@ async def _begin(runtime: Runtime, owner_url: str, candidate: Candidate, now: da
                 return None
             if record.status == "building":
                 return record
-    pk = await asyncio.to_thread(
-        store.add_building,
-        owner_url,
-        name=candidate.name,
-        spec=candidate.spec,
-        dimensions=candidate.dimensions,
-        now=now,
-    )
+    pk = None
+    while pk is None:
+        pk = await asyncio.to_thread(store.add_building, owner_url, **asdict(candidate), now=now)
+        if pk is None:
+            await asyncio.sleep(_LOCKED_SECONDS)
     return next(record for record in await _records(runtime) if record.pk == pk)
 
 

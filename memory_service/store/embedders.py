@@ -14,6 +14,7 @@ from memory_service.store.db import connection_options, sqlalchemy_url, why_unus
 
 _EMBEDDER = "pk, name, spec, dimensions, status, created_at, 'halfvec'::regtype::oid::bigint AS element_oid"
 
+_LOCK_NOT_AVAILABLE = "55P03"
 _GIVE_UP_BUILDING = text("UPDATE embedders SET status = 'retired', retired_at = :now WHERE status = 'building'")
 
 
@@ -40,16 +41,18 @@ async def list_embedders(session: AsyncSession) -> list[EmbedderRecord]:
     return [EmbedderRecord(*row) for row in rows]
 
 
-def add_building(url: str, *, name: str, spec: str, dimensions: int, now: datetime) -> int:
+def add_building(url: str, *, name: str, spec: str, dimensions: int, now: datetime) -> int | None:
     """Begin to build an embedder, with an empty table for its vectors; its pk. A build that was begun before ends.
 
-    Connects as the role of the URL, which owns the tables. Raises DatabaseNotReady.
+    None when transactions that write messages run too long: the table's foreign key must wait for them, and all who write
+    would wait behind it. Connects as the role of the URL, which owns the tables. Raises DatabaseNotReady.
     """
     engine = create_engine(
         sqlalchemy_url(url), connect_args={"options": connection_options(url, None), "connect_timeout": 10}
     )
     try:
         with engine.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
             connection.execute(_GIVE_UP_BUILDING, {"now": now})
             pk = connection.scalar(
                 text(
@@ -60,6 +63,8 @@ def add_building(url: str, *, name: str, spec: str, dimensions: int, now: dateti
             )
             connection.execute(text("SELECT create_vectors(:pk, :dimensions)"), {"pk": pk, "dimensions": dimensions})
     except SQLAlchemyError as error:
+        if getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            return None
         raise DatabaseNotReady(why_unusable(error)) from error
     finally:
         engine.dispose()

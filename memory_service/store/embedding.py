@@ -37,7 +37,7 @@ async def claim(
         text(
             "WITH due AS ("
             " SELECT thread_pk, seq FROM pending_embeddings WHERE embedder_pk = :embedder_pk AND not_before <= :now"
-            " ORDER BY not_before LIMIT :limit FOR UPDATE SKIP LOCKED"
+            f" ORDER BY not_before LIMIT {limit:d} FOR UPDATE SKIP LOCKED"  # in the text, so that the plan is for so few
             "), claimed AS ("
             " UPDATE pending_embeddings p SET claim = :claim, not_before = :until, attempts = attempts + 1 FROM due"
             " WHERE p.embedder_pk = :embedder_pk AND p.thread_pk = due.thread_pk AND p.seq = due.seq"
@@ -45,7 +45,7 @@ async def claim(
             " SELECT c.*, m.content FROM claimed c JOIN messages m ON m.thread_pk = c.thread_pk AND m.seq = c.seq"
             " ORDER BY c.thread_pk, c.seq"
         ),
-        {"embedder_pk": embedder_pk, "claim": claim, "now": now, "until": until, "limit": limit},
+        {"embedder_pk": embedder_pk, "claim": claim, "now": now, "until": until},
     )
     return [PendingMessage(*row) for row in rows]
 

@@ -101,7 +101,9 @@ def home(postgres: EmbeddedPostgres, migrated: str) -> Iterator[Home]:
         asked = Home(url, key, 0)
 
         async def project(runtime: Runtime) -> int:
-            return await authenticate(runtime.db, key) or 0
+            found = await authenticate(runtime.db, key)
+            assert found
+            return found.project_id
 
         asked.project_id = asked.run(project, HashingEmbedder())
         yield asked

@@ -7,15 +7,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from memory_service.errors import EmbedderUnavailable
 from memory_service.runtime import Runtime, now_utc
 from memory_service.services import ingest
 from memory_service.services.embedding import CLAIM_SECONDS, MAX_BATCH, EmbeddingLoop
 from memory_service.services.search import search_thread
+from memory_service.store import embedding as store
 from memory_service.store import messages as message_store
 from memory_service.store.threads import ThreadRecord, delete_thread, get_thread
 from tests.embedding.conftest import Home, drafts
@@ -179,6 +182,21 @@ def test_two_workers_embed_nothing_twice(home: Home) -> None:
     home.run(use, embedder)
     assert len(embedder.embedded) == len(set(embedder.embedded)) == 2 * (MAX_BATCH // 20) * 20
     assert (home.count("pending_embeddings"), home.count("vectors_1")) == (0, len(embedder.embedded))
+
+
+def test_nobody_waits_for_another_who_claims(home: Home) -> None:
+    async def use(runtime: Runtime) -> None:
+        await home.write(runtime, *TEXTS)
+        now = Clock().now
+        later = now + timedelta(minutes=5)
+        worker = runtime.worker_db
+        async with worker.transaction(None) as one, worker.transaction(None) as other:
+            await one.execute(text("SET LOCAL lock_timeout = '2s'"))
+            await other.execute(text("SET LOCAL lock_timeout = '2s'"))
+            claimed = [await store.claim(session, 1, uuid4(), now, later, 8) for session in (one, other)]
+        assert [message.seq for part in claimed for message in part] == list(range(1, 17))
+
+    home.run(use, HashingEmbedder())
 
 
 def test_a_worker_that_is_killed_in_the_middle(home: Home) -> None:

@@ -14,14 +14,16 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx2
+import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from memory_service.errors import NotFound
-from memory_service.store import edits, messages, projects, prompts, recall, threads
+from memory_service.store import edits, embedding, messages, projects, prompts, recall, threads, vectors
 from memory_service.store.db import Database, Session
+from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.idempotency import IdempotentCall, find
 from memory_service.store.migrate import allow_login
 from memory_service.store.pages import PageQuery
@@ -29,6 +31,9 @@ from memory_service.store.tables import metadata
 from tests.conftest import Service
 
 T = TypeVar("T")
+#: The number of its vectors' type matters only to writing.
+BUILTIN = EmbedderRecord(1, "builtin:1", "{}", 384, "active", datetime.now(UTC), 0)
+QUERY = np.full(384, 0.05, dtype=np.float32)
 INSUFFICIENT_PRIVILEGE = "42501"
 #: What holds no project's rows.
 SHARED_TABLES = {"alembic_version", "embedders"}
@@ -252,6 +257,10 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
             "revisions": await messages.revisions_at(session, pk, 0),
             "ids": await messages.taken_ids(session, tenant.message_ids),
             "index": await recall.thread_index(session, pk),
+            "vectors": await vectors.similarities(session, BUILTIN, [pk], QUERY),
+            "signs": await vectors.sign_similarities(session, BUILTIN, [pk], QUERY),
+            "single vectors": (await vectors.similarities_at(session, BUILTIN, QUERY, [pk], [1], [1])) > -2,
+            "waiting": await embedding.count_pending(session, [pk]),
             "user index": [i for i in await recall.user_indexes(session, "the same user") if i.thread_pk == pk],
             "prompt": await or_none(prompts.get_prompt(session, pk, tenant.prompt_id)),
             "prompts": (await prompts.list_prompts(session, pk, newest)).items,
@@ -271,6 +280,8 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
         await gone(threads.update_assistant(session, other.assistant_id, fields={}, metadata={}))
         await gone(threads.delete_assistant(session, other.assistant_id))
         await edits.bury(session, thread, message, now)
+        await vectors.forget(session, other.thread_pk, 5)
+        await vectors.copy(session, other.thread_pk, other.thread_pk, 5)
         await prompts.mark_edited(session, other.thread_pk, 1, deleted=True)
         return found
 
@@ -280,6 +291,7 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
     assert len(forgotten_kinds(forgetful)) >= 7, forgetful
     kept = rows(database_url, other.pk, "SELECT count(*) FROM messages WHERE content IS NOT NULL")
     assert kept == [(len(other.message_ids),)]
+    assert rows(database_url, other.pk, "SELECT count(*) FROM vectors_1 WHERE seq IN (1, 5)") == [(2,)]
 
 
 def forgotten_kinds(statements: Sequence[str]) -> set[str]:

@@ -24,6 +24,8 @@ from sqlalchemy.engine import make_url
 from sqlmodel import SQLModel
 
 from memory_service.errors import DatabaseNotReady
+from memory_service.providers.embeddings.builtin import BuiltinEmbedder
+from memory_service.providers.embeddings.registry import EmbedderSpec
 from memory_service.services.lifecycle import check_database, create_key
 from memory_service.store.db import sqlalchemy_url
 from memory_service.store.embedded import EmbeddedPostgres
@@ -117,6 +119,20 @@ def test_from_each_revision_with_rows_in_it(empty_url: str, revision: str) -> No
     after = counts(empty_url)
     assert {table: after[table] for table in before} == before
     usable(empty_url)
+
+
+def test_what_was_written_before_vectors_is_queued_for_them(empty_url: str) -> None:
+    """The message that has text, and not the deleted one."""
+    migrate(empty_url, "0003")
+    execute(empty_url, ROWS["0001"])
+    migrate(empty_url)
+    with psycopg.connect(empty_url, options="-c search_path=memory,public") as connection:
+        queued = connection.execute(
+            "SELECT p.thread_pk, p.seq, p.project_id, p.attempts, p.not_before <= now(), e.name, e.status, e.dimensions"
+            " FROM pending_embeddings p JOIN embedders e ON e.pk = p.embedder_pk"
+        ).fetchall()
+        assert queued == [(1, 1, 1, 0, True, BuiltinEmbedder.name, "active", BuiltinEmbedder.dimensions)]
+        assert connection.execute("SELECT spec FROM embedders").fetchone() == (EmbedderSpec.parse("builtin").to_json(),)
 
 
 def has_a_class(name: str | None, kind: str, _parents: object) -> bool:

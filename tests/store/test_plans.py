@@ -14,7 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
+import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import event, text
@@ -24,9 +26,22 @@ from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.messages import Tail
 from memory_service.core.tokens import TokenCounts, TokenEstimate
-from memory_service.store import edits, idempotency, messages, projects, prompts, recall, retention, threads, users
+from memory_service.store import (
+    edits,
+    embedding,
+    idempotency,
+    messages,
+    projects,
+    prompts,
+    recall,
+    retention,
+    threads,
+    users,
+    vectors,
+)
 from memory_service.store.db import Database, Session
 from memory_service.store.embedded import EmbeddedPostgres
+from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import NewMessage
 from memory_service.store.migrate import migrate
@@ -65,6 +80,13 @@ INSERT INTO messages (thread_pk, seq, project_id, id, role, content, latin_token
     FROM threads t, generate_series(1, 5) n WHERE t.pk > 1;
 INSERT INTO message_terms (thread_pk, seq, project_id, terms)
     SELECT thread_pk, seq, project_id, decode(repeat(md5(id), 8), 'hex') FROM messages;
+INSERT INTO vectors_1 (thread_pk, seq, passage, project_id, embedding)
+    SELECT thread_pk, seq, 1, project_id, same.embedding FROM messages,
+        (SELECT array_fill(0.05::real, ARRAY[384])::halfvec AS embedding) same
+    WHERE thread_pk <= 300;
+INSERT INTO pending_embeddings (thread_pk, seq, embedder_pk, project_id, not_before)
+    SELECT thread_pk, seq, 1, project_id, timestamptz '2026-10-01Z' + seq * interval '1 minute' FROM messages
+    WHERE thread_pk = 1 AND seq % 2 = 0;
 INSERT INTO message_revisions SELECT thread_pk, seq, 5, project_id, '[]' FROM messages WHERE seq % 20 = 5;
 INSERT INTO tool_uses SELECT thread_pk, 'call_' || seq, seq, project_id FROM messages WHERE seq % 4 = 0;
 INSERT INTO prompts
@@ -182,7 +204,7 @@ def _read(statement: str, plan: Any, ran: bool) -> Explained:
 
 BIG = {
     *("messages", "message_terms", "message_revisions", "tool_uses", "threads", "prompts", "lanes", "stable_texts"),
-    *("idempotency_records", "api_keys", "token_estimates", "assistants"),
+    *("vectors_1", "pending_embeddings", "idempotency_records", "api_keys", "token_estimates", "assistants"),
 }
 
 
@@ -325,6 +347,48 @@ def test_recall_index_of_a_user(filled: str) -> None:
     """About twenty threads of five messages."""
     found = explain(filled, 1, lambda session: recall.user_indexes(session, "user_7"))
     by_index(found, pages=400, sorted_rows=500)
+
+
+#: As `list_embedders` returns the built-in one; the number of its vectors' type matters only to writing.
+BUILTIN = EmbedderRecord(1, "builtin:1", "{}", 384, "active", NOW, 0)
+QUERY = np.full(384, 0.05, dtype=np.float32)
+
+
+def test_signs_of_the_long_thread(filled: str) -> None:
+    """Read in the index alone, in its order."""
+    found = explain(filled, 1, lambda session: vectors.sign_similarities(session, BUILTIN, [1], QUERY))
+    by_index(found, pages=LONG // 50 + 100)
+    assert {"Index Only Scan"} == {n["Node Type"] for n in found[0].nodes if n.get("Relation Name") == "vectors_1"}
+
+
+@pytest.mark.parametrize("thread_pks", [[77], list(range(100, 130))])
+def test_vectors_of_short_threads(filled: str, thread_pks: list[int]) -> None:
+    for compare in (vectors.similarities, vectors.sign_similarities):
+        found = explain(filled, 1, lambda s, c=compare: c(s, BUILTIN, thread_pks, QUERY))  # type: ignore[misc]
+        by_index(found, pages=10 * len(thread_pks) + 10, sorted_rows=1_000)
+
+
+def test_single_vectors_of_the_long_thread(filled: str) -> None:
+    seqs = list(range(1, LONG, 100))
+    found = explain(
+        filled, 1, lambda s: vectors.similarities_at(s, BUILTIN, QUERY, [1] * len(seqs), seqs, [1] * len(seqs))
+    )
+    by_index(found, pages=6 * len(seqs))
+
+
+def test_the_queue(filled: str) -> None:
+    """Half of the long thread waits. The oldest are taken by index, and a thread's are counted by index."""
+    claimed = uuid4()
+
+    async def take(session: Session) -> None:
+        now = datetime(2027, 11, 1, tzinfo=UTC)
+        messages = await embedding.claim(session, 1, claimed, now, now + timedelta(minutes=5), 256)
+        assert len(messages) == 256
+        await embedding.release(session, claimed, messages, [now] * 256, "")
+
+    by_index(explain(filled, None, take, "memory_worker"), pages=20_000, sorted_rows=1_000)
+    by_index(explain(filled, 1, lambda session: embedding.count_pending(session, [77, 78])), pages=20)
+    by_index(explain(filled, 1, lambda session: vectors.forget(session, 77, 3)), pages=200)
 
 
 def test_writes_within_a_thread(filled: str) -> None:

@@ -78,6 +78,7 @@ class ErasedUser(Model):
     thread_count: int = 0
     message_count: int = 0
     prompt_count: int = 0
+    deleted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
