@@ -82,6 +82,7 @@ def everything(client: MemoryClient, tmp_path: Any) -> Iterator[Any]:
     yield hits
     client.threads.export(thread.id).write_to(tmp_path / "thread.ndjson")
     yield client.import_ndjson(tmp_path / "thread.ndjson")
+    yield client.estimates.list()
     yield client.users.get("ada")
     yield client.users.delete("ada")
     yield client.health()

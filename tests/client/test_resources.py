@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from memory_client import NOT_GIVEN, AsyncMemoryClient, MemoryClient
-from memory_client._async import AsyncAssistants, AsyncMessages, AsyncPrompts, AsyncThreads, AsyncUsers
-from memory_client._sync import Assistants, Messages, Prompts, Threads, Users
+from memory_client._async import AsyncAssistants, AsyncEstimates, AsyncMessages, AsyncPrompts, AsyncThreads, AsyncUsers
+from memory_client._sync import Assistants, Estimates, Messages, Prompts, Threads, Users
 
 from .answers import PROMPT, hit, message, page, thread
 from .driver import Driver
@@ -61,6 +61,15 @@ CALLS: list[tuple[Callable[[Any], Any], Answer, str, str, Any]] = [
     ),
     (lambda c: c.threads.delete("thread_1"), Answer(status=204), "DELETE", "/threads/thread_1", None),
     (lambda c: c.threads.fork("thread_1", 7), T, "POST", "/threads/thread_1/fork", {"seq": 7}),
+    (
+        lambda c: c.threads.fork("thread_1", 7, user_id="bo", assistant_id=None, instructions=None, tools=TOOLS,
+                                 documents=None, metadata={"a": "b"}, truncation_strategy={"type": "auto"}),
+        T,
+        "POST",
+        "/threads/thread_1/fork",
+        {"seq": 7, "user_id": "bo", "assistant_id": None, "instructions": None, "tools": TOOLS,
+         "documents": None, "metadata": {"a": "b"}, "truncation_strategy": {"type": "auto"}},
+    ),
     (lambda c: c.threads.search("thread_1", "x"), HITS, "GET", "/threads/thread_1/search", None),
     (
         lambda c: c.threads.messages.append("thread_1", "user", "Hello", metadata={"a": "b"}),
@@ -144,6 +153,8 @@ CALLS: list[tuple[Callable[[Any], Any], Answer, str, str, Any]] = [
     (lambda c: c.assistants.delete("asst_1"), Answer(status=204), "DELETE", "/assistants/asst_1", None),
     (lambda c: c.users.get("org/ada"), Answer({"id": "org/ada"}), "GET", "/users/org%2Fada", None),
     (lambda c: c.users.delete("ada"), Answer({"id": "ada", "thread_count": 2}), "DELETE", "/users/ada", None),
+    (lambda c: c.estimates.list(), page(), "GET", "/estimates", None),
+    (lambda c: c.estimates.delete(provider="p", model="m"), Answer({"deleted": True}), "DELETE", "/estimates", None),
     (lambda c: c.search("x", "ada", 3), HITS, "POST", "/search", {"q": "x", "user_id": "ada", "limit": 3}),
 ]  # fmt: skip
 
@@ -163,7 +174,8 @@ def test_what_goes_out(
 def test_every_method_of_both_clients_is_called_above() -> None:
     named = {name for call, *_ in CALLS for name in call.__code__.co_names}
     for pair in ((Threads, AsyncThreads), (Messages, AsyncMessages), (Prompts, AsyncPrompts),
-                 (Assistants, AsyncAssistants), (Users, AsyncUsers), (MemoryClient, AsyncMemoryClient)):  # fmt: skip
+                 (Assistants, AsyncAssistants), (Users, AsyncUsers), (Estimates, AsyncEstimates),
+                 (MemoryClient, AsyncMemoryClient)):  # fmt: skip
         ours, theirs = ({name for name in vars(kind) if not name.startswith("_")} for kind in pair)
         assert ours == theirs
         elsewhere = {"export", "import_ndjson", "health", "base_url", "with_options", "close"}
@@ -172,10 +184,12 @@ def test_every_method_of_both_clients_is_called_above() -> None:
 
 @pytest.mark.parametrize("bad", ["", " ", ".", ".."])
 def test_an_empty_id_does_not_address_the_list(driver: Driver, peer: Peer, bad: str) -> None:
-    with pytest.raises(ValueError, match="is not an id"):
+    with pytest.raises(ValueError, match=r"^thread_id: '[ .]*' is not an id$"):
         driver.run(lambda client: client.threads.delete(bad))
-    with pytest.raises(TypeError):
-        driver.run(lambda client: client.threads.delete(None))
+    with pytest.raises(ValueError, match=r"^message_id: "):
+        driver.run(lambda client: client.threads.messages.get("thread_1", bad))
+    with pytest.raises(TypeError, match=r"^user_id is a string, not NoneType$"):
+        driver.run(lambda client: client.users.delete(None))
     assert not peer.received
 
 
@@ -250,6 +264,16 @@ def test_a_user(driver: Driver, peer: Peer) -> None:
     assert (user.first_thread_at, user.last_thread_at) == (datetime(2026, 3, 1, 12, 30, tzinfo=UTC), None)
     erased = driver.run(lambda client: client.users.delete("ada"))
     assert (erased.id, erased.thread_count, erased.message_count, erased.prompt_count) == ("ada", 2, 9, 4)
+
+
+def test_estimates(driver: Driver, peer: Peer) -> None:
+    learnt = {"id": "openai/m", "provider": "openai", "model": "m", "observations": 5, "error": 0.02, "margin": 0.05}
+    peer.plays(Answer({"object": "list", "data": [learnt]}), Answer({"deleted": True}))
+    (estimate,) = driver.run(lambda client: client.estimates.list())
+    assert (estimate.provider, estimate.model, estimate.observations) == ("openai", "m", 5)
+    assert (estimate.calibrated, estimate.error, estimate.margin) == (False, 0.02, 0.05)
+    driver.run(lambda client: client.estimates.delete(provider="openai", model="a/b&c"))
+    assert peer.received[-1].query == [("provider", "openai"), ("model", "a/b&c")]
 
 
 def test_health(driver: Driver, peer: Peer) -> None:

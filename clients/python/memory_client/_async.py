@@ -15,7 +15,7 @@ import httpx2
 
 from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
-from ._endpoints import assistants, messages, prompts, service, threads, users
+from ._endpoints import assistants, estimates, messages, prompts, service, threads, users
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
 from ._pages import next_page_request
@@ -151,6 +151,11 @@ class AsyncUsers(_Resource):
     delete = _sends(users.delete_)
 
 
+class AsyncEstimates(_Resource):
+    list = _sends(estimates.list_)
+    delete = _sends(estimates.delete_)
+
+
 class AsyncMemoryClient:
     """`MemoryClient` for asyncio. Close it with `await client.close()`, or use it with `async with`."""
 
@@ -183,6 +188,10 @@ class AsyncMemoryClient:
     @property
     def users(self) -> AsyncUsers:
         return AsyncUsers(self)
+
+    @property
+    def estimates(self) -> AsyncEstimates:
+        return AsyncEstimates(self)
 
     @property
     def base_url(self) -> str:

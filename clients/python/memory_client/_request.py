@@ -42,35 +42,51 @@ class Request(Generic[T]):
 
 
 def get(path: str, parse: Callable[[Any], T], query: Mapping[str, str | int | None] | None = None) -> Request[T]:
-    pairs = tuple((name, str(value)) for name, value in (query or {}).items() if value is not None)
-    return Request("GET", path, parse, query=pairs)
+    return Request("GET", path, parse, query=_pairs(query or {}))
 
 
 def post(path: str, parse: Callable[[Any], T], body: Mapping[str, object], idempotency_key: str | None) -> Request[T]:
-    """Fields that are None are left out: on POST, absent and null mean the same."""
+    """Fields that are None are left out: where something is made, absent and null mean the same."""
     given = {name: value for name, value in body.items() if value is not None}
     return Request("POST", path, parse, body=encode(given), idempotency_key=idempotency_key)
 
 
+def post_changes(
+    path: str, parse: Callable[[Any], T], changes: Mapping[str, object], idempotency_key: str | None
+) -> Request[T]:
+    """Fields that are NOT_GIVEN are left out; None is sent as null."""
+    return Request("POST", path, parse, body=_encoded_changes(changes), idempotency_key=idempotency_key)
+
+
 def patch(path: str, parse: Callable[[Any], T], changes: Mapping[str, object]) -> Request[T]:
     """Fields that are NOT_GIVEN are left out; None is sent as null."""
-    given = {name: value for name, value in changes.items() if value is not NOT_GIVEN}
-    return Request("PATCH", path, parse, body=encode(given))
+    return Request("PATCH", path, parse, body=_encoded_changes(changes))
 
 
-def delete(path: str) -> Request[None]:
-    return Request("DELETE", path, nothing)
+def delete(path: str, query: Mapping[str, str] | None = None) -> Request[None]:
+    return Request("DELETE", path, nothing, query=_pairs(query or {}))
+
+
+def _pairs(query: Mapping[str, str | int | None]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, str(value)) for name, value in query.items() if value is not None)
+
+
+def _encoded_changes(changes: Mapping[str, object]) -> bytes:
+    return encode({name: value for name, value in changes.items() if value is not NOT_GIVEN})
 
 
 def nothing(_: Any) -> None:
     return None
 
 
-def api_path(*segments: str) -> str:
-    """`/v1/…` of segments, each quoted. An empty id would address the whole list: refused."""
-    for segment in segments:
-        if not isinstance(segment, str):
-            raise TypeError(f"an id is a string, not {type(segment).__name__}")
-        if segment.strip(". ") == "":
-            raise ValueError(f"{segment!r} is not an id")
-    return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
+def api_path(template: str, **ids: str) -> str:
+    """`/v1/…` with the ids, by the names of the caller's arguments, each quoted.
+
+    An empty id would address the whole list: refused.
+    """
+    for name, id_ in ids.items():
+        if not isinstance(id_, str):
+            raise TypeError(f"{name} is a string, not {type(id_).__name__}")
+        if id_.strip(". ") == "":
+            raise ValueError(f"{name}: {id_!r} is not an id")
+    return "/v1/" + template.format_map({name: quote(id_, safe="") for name, id_ in ids.items()})

@@ -15,7 +15,7 @@ import httpx2
 
 from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
-from ._endpoints import assistants, messages, prompts, service, threads, users
+from ._endpoints import assistants, estimates, messages, prompts, service, threads, users
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
 from ._pages import next_page_request
@@ -132,6 +132,11 @@ class Users(_Resource):
     delete = _sends(users.delete_)
 
 
+class Estimates(_Resource):
+    list = _sends(estimates.list_)
+    delete = _sends(estimates.delete_)
+
+
 class MemoryClient:
     """A client of one server and project. Close it, or use it as a context manager; threads may share it.
 
@@ -168,6 +173,10 @@ class MemoryClient:
     @property
     def users(self) -> Users:
         return Users(self)
+
+    @property
+    def estimates(self) -> Estimates:
+        return Estimates(self)
 
     @property
     def base_url(self) -> str:

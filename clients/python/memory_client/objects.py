@@ -82,6 +82,23 @@ class ErasedUser(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimate(Model):
+    """What usage reports taught about a model's tokenizer; it is relied on once `calibrated`.
+
+    `error` is the share by which the newest reports are off, `margin` the share added to stay under `max_prompt_tokens`.
+    """
+
+    id: str
+    provider: str
+    model: str
+    observations: int = 0
+    calibrated: bool = False
+    error: float | None = None
+    margin: float | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PromptTokens(Model):
     """Estimated tokens per section; they add up to `total`, which is at most `limit`."""
 

@@ -47,7 +47,7 @@ def list_(
 
 
 def get_(assistant_id: str) -> Request[Assistant]:
-    return get(api_path("assistants", assistant_id), Assistant.from_json)
+    return get(api_path("assistants/{assistant_id}", assistant_id=assistant_id), Assistant.from_json)
 
 
 def update(
@@ -73,8 +73,8 @@ def update(
         "defaults": defaults,
         "metadata": metadata,
     }
-    return patch(api_path("assistants", assistant_id), Assistant.from_json, changes)
+    return patch(api_path("assistants/{assistant_id}", assistant_id=assistant_id), Assistant.from_json, changes)
 
 
 def delete_(assistant_id: str) -> Request[None]:
-    return delete(api_path("assistants", assistant_id))
+    return delete(api_path("assistants/{assistant_id}", assistant_id=assistant_id))

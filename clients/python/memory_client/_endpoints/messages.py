@@ -35,7 +35,7 @@ def append(
         body = {"messages": [message(item) for item in messages]}
     else:
         raise TypeError("append takes either role and content, or messages=[…]")
-    return post(api_path("threads", thread_id, "messages"), list_of(Message), body, idempotency_key)
+    return post(api_path("threads/{thread_id}/messages", thread_id=thread_id), list_of(Message), body, idempotency_key)
 
 
 def _has_role(content: object) -> bool:
@@ -52,11 +52,14 @@ def list_(
 ) -> Request[Listing[Message]]:
     """List messages, oldest first unless `order="desc"`. Returns a page; iterating it walks all."""
     query = page_query(limit, after, before, order)
-    return get(api_path("threads", thread_id, "messages"), listing_of(Message), query)
+    return get(api_path("threads/{thread_id}/messages", thread_id=thread_id), listing_of(Message), query)
 
 
 def get_(thread_id: str, message_id: str) -> Request[Message]:
-    return get(api_path("threads", thread_id, "messages", message_id), Message.from_json)
+    return get(
+        api_path("threads/{thread_id}/messages/{message_id}", thread_id=thread_id, message_id=message_id),
+        Message.from_json,
+    )
 
 
 def update(
@@ -71,8 +74,12 @@ def update(
     New content changes what the provider's prompt cache knows from that message on.
     """
     changes = {"content": content, "metadata": metadata}
-    return patch(api_path("threads", thread_id, "messages", message_id), Message.from_json, changes)
+    return patch(
+        api_path("threads/{thread_id}/messages/{message_id}", thread_id=thread_id, message_id=message_id),
+        Message.from_json,
+        changes,
+    )
 
 
 def delete_(thread_id: str, message_id: str) -> Request[None]:
-    return delete(api_path("threads", thread_id, "messages", message_id))
+    return delete(api_path("threads/{thread_id}/messages/{message_id}", thread_id=thread_id, message_id=message_id))

@@ -58,7 +58,7 @@ def build(
         "dry_run": dry_run,
         "refresh": refresh,
     }
-    return post(api_path("threads", thread_id, "prompts"), Prompt.from_json, body, idempotency_key)
+    return post(api_path("threads/{thread_id}/prompts", thread_id=thread_id), Prompt.from_json, body, idempotency_key)
 
 
 def list_(
@@ -71,12 +71,14 @@ def list_(
 ) -> Request[Listing[Prompt]]:
     """List the prompts built, newest first. Returns a page; iterating it walks all."""
     query = page_query(limit, after, before, order)
-    return get(api_path("threads", thread_id, "prompts"), listing_of(Prompt), query)
+    return get(api_path("threads/{thread_id}/prompts", thread_id=thread_id), listing_of(Prompt), query)
 
 
 def get_(thread_id: str, prompt_id: str) -> Request[Prompt]:
     """A prompt with its full explanation, the request included."""
-    return get(api_path("threads", thread_id, "prompts", prompt_id), Prompt.from_json)
+    return get(
+        api_path("threads/{thread_id}/prompts/{prompt_id}", thread_id=thread_id, prompt_id=prompt_id), Prompt.from_json
+    )
 
 
 def report_usage(
@@ -94,5 +96,5 @@ def report_usage(
     thread then: do not append it once more. It may also follow later, reported with the same usage.
     """
     body = {"usage": usage, "message": reply(message)}
-    path = api_path("threads", thread_id, "prompts", prompt_id, "usage")
+    path = api_path("threads/{thread_id}/prompts/{prompt_id}/usage", thread_id=thread_id, prompt_id=prompt_id)
     return post(path, UsageReport.from_json, body, idempotency_key)

@@ -5,7 +5,18 @@ from typing import Any
 
 from memory_client._encode import JSONObject, MessageInput, message
 from memory_client._endpoints._paging import Order, page_query
-from memory_client._request import NOT_GIVEN, NotGiven, Request, api_path, delete, get, nothing, patch, post
+from memory_client._request import (
+    NOT_GIVEN,
+    NotGiven,
+    Request,
+    api_path,
+    delete,
+    get,
+    nothing,
+    patch,
+    post,
+    post_changes,
+)
 from memory_client.objects import Listing, SearchHit, Thread, list_of, listing_of
 
 
@@ -52,7 +63,7 @@ def list_(
 
 
 def get_(thread_id: str) -> Request[Thread]:
-    return get(api_path("threads", thread_id), Thread.from_json)
+    return get(api_path("threads/{thread_id}", thread_id=thread_id), Thread.from_json)
 
 
 def update(
@@ -76,24 +87,52 @@ def update(
         "metadata": metadata,
         "truncation_strategy": truncation_strategy,
     }
-    return patch(api_path("threads", thread_id), Thread.from_json, changes)
+    return patch(api_path("threads/{thread_id}", thread_id=thread_id), Thread.from_json, changes)
 
 
 def delete_(thread_id: str) -> Request[None]:
     """Delete a thread and all it holds."""
-    return delete(api_path("threads", thread_id))
+    return delete(api_path("threads/{thread_id}", thread_id=thread_id))
 
 
-def fork(thread_id: str, seq: int, *, idempotency_key: str | None = None) -> Request[Thread]:
-    """A new thread with a copy of the history up to and including `seq`."""
-    return post(api_path("threads", thread_id, "fork"), Thread.from_json, {"seq": seq}, idempotency_key)
+def fork(
+    thread_id: str,
+    seq: int,
+    *,
+    user_id: str | NotGiven | None = NOT_GIVEN,
+    assistant_id: str | NotGiven | None = NOT_GIVEN,
+    instructions: str | NotGiven | None = NOT_GIVEN,
+    tools: Sequence[JSONObject] | NotGiven | None = NOT_GIVEN,
+    documents: Sequence[JSONObject] | NotGiven | None = NOT_GIVEN,
+    metadata: Mapping[str, str] | NotGiven | None = NOT_GIVEN,
+    truncation_strategy: Mapping[str, Any] | NotGiven | None = NOT_GIVEN,
+    idempotency_key: str | None = None,
+) -> Request[Thread]:
+    """A new thread with a copy of the history up to and including `seq`.
+
+    What is given is the copy's own, None leaves a field out, and all else is copied.
+    """
+    body = {
+        "seq": seq,
+        "user_id": user_id,
+        "assistant_id": assistant_id,
+        "instructions": instructions,
+        "tools": tools,
+        "documents": documents,
+        "metadata": metadata,
+        "truncation_strategy": truncation_strategy,
+    }
+    path = api_path("threads/{thread_id}/fork", thread_id=thread_id)
+    return post_changes(path, Thread.from_json, body, idempotency_key)
 
 
 def search(thread_id: str, q: str, *, limit: int | None = None) -> Request[list[SearchHit]]:
     """The messages of this thread most relevant to `q`, best first."""
-    return get(api_path("threads", thread_id, "search"), list_of(SearchHit), {"q": q, "limit": limit})
+    return get(
+        api_path("threads/{thread_id}/search", thread_id=thread_id), list_of(SearchHit), {"q": q, "limit": limit}
+    )
 
 
 def export(thread_id: str) -> Request[None]:
     """The thread as NDJSON. Iterate the result for its lines, or call `write_to(path)` on it."""
-    return get(api_path("threads", thread_id, "export"), nothing)
+    return get(api_path("threads/{thread_id}/export", thread_id=thread_id), nothing)
