@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 T = TypeVar("T")
+_NOT_DELETED = "Messages that were not deleted."
 
 
 class ErrorDetail(BaseModel):
@@ -40,7 +41,7 @@ class User(BaseModel):
     id: str
     object: Literal["user"]
     thread_count: int
-    message_count: int
+    message_count: int = Field(description=_NOT_DELETED)
     prompt_count: int
     first_thread_at: str | None
     last_thread_at: str | None
@@ -48,7 +49,7 @@ class User(BaseModel):
 
 class DeletedUser(Deleted):
     thread_count: int
-    message_count: int
+    message_count: int = Field(description=_NOT_DELETED)
     prompt_count: int
 
 
@@ -63,7 +64,7 @@ class Thread(BaseModel):
     documents: list[dict[str, Any]] | None
     metadata: dict[str, str]
     truncation_strategy: dict[str, Any] | None
-    message_count: int = Field(description="Messages that were not deleted.")
+    message_count: int = Field(description=_NOT_DELETED)
     last_seq: int = Field(description="`seq` of the newest message; 0 in an empty thread.")
     pending_embeddings: int = Field(description="Messages that recall does not know by meaning yet.")
     active_run_id: str | None = Field(description="The run that is under way.")
@@ -103,7 +104,7 @@ class Recall(BaseModel):
     """How messages were looked for: by words and vectors (`hybrid`), or by `words` alone, and why."""
 
     mode: Literal["hybrid", "words"]
-    reason: Literal["embedder_unavailable", "pending", "query_has_no_vector", "thread_busy"] | None
+    reason: Literal["embedder_unavailable", "nothing_to_search", "pending", "query_has_no_vector", "thread_busy"] | None
     pending: int = Field(description="Passages that have no vector yet, and are found by their words.")
 
 

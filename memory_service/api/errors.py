@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -65,7 +66,10 @@ _ELSEWHERE = {
     "user": "the end user is `user_id` of the thread",
     "input": "what a user says is `content` of a message",
 }
+# So that one is not "1 characters".
+_SINGULAR = {" 1 characters": " 1 character", " 1 entries": " 1 entry"}
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+_BODY = "body"
 
 
 def status_of(error: errors.MemoryServiceError) -> int:
@@ -100,8 +104,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(error.status_code, "http_error")
-        message = f"{request.method} {request.url.path}: {error.detail}. /openapi.json lists the routes."
-        answer = error_response(_id(request), error.status_code, code, message)
+        answer = error_response(_id(request), error.status_code, code, _no_route(request, error))
         answer.headers.update(error.headers or {})
         return answer
 
@@ -115,6 +118,16 @@ def add_error_handlers(app: FastAPI) -> None:
         return internal_error(_id(request))
 
 
+def _no_route(request: Request, error: HTTPException) -> str:
+    path, method = request.url.path, request.method
+    if error.status_code == 404:
+        return f"There is no route {method} {path}; /openapi.json lists those there are."
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{path} does not take {method}, but {allowed}; /openapi.json lists the routes."
+    return f"{method} {path}: {error.detail}."
+
+
 def internal_error(request_id: str) -> Response:
     message = "Something unforeseen went wrong; the log has it under the request id."
     return error_response(request_id, 500, "internal", message)
@@ -122,9 +135,39 @@ def internal_error(request_id: str) -> Response:
 
 def invalid_input(problems: Sequence[Mapping[str, Any]]) -> errors.InvalidInput:
     """pydantic's errors in our words: the first one is the message, the details list the first twenty."""
-    told = [{"field": field_name(problem["loc"]), "message": _problem(problem)} for problem in problems[:_MAX_PROBLEMS]]
+    told = [_told(problem, _meant(problem, problems)) for problem in _misspelt_first(problems)[:_MAX_PROBLEMS]]
     first = told[0]
-    return errors.InvalidInput(f"`{first['field']}`: {first['message']}.", field=first["field"], problems=told)
+    message = first["message"] if first["field"] == _BODY else f"`{first['field']}`: {first['message']}"
+    return errors.InvalidInput(f"{message}.", field=first["field"], problems=told)
+
+
+def _misspelt_first(problems: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """A field that is not known says more than the one that is missing for it."""
+    return sorted(problems, key=lambda problem: _meant(problem, problems) is None)
+
+
+def _meant(problem: Mapping[str, Any], problems: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which required field, missing beside it, an unknown one was to be."""
+    if problem["type"] != "extra_forbidden":
+        return None
+    *where, name = problem["loc"]
+    missing = [p["loc"][-1] for p in problems if p["type"] == "missing" and p["loc"] and [*p["loc"][:-1]] == where]
+    shortened = [field for field in missing if name.startswith(field) or field.startswith(name)]
+    return next(iter(shortened or get_close_matches(name, missing, 1)), None)
+
+
+def _told(problem: Mapping[str, Any], meant: str | None) -> dict[str, str]:
+    field = field_name(problem["loc"])
+    if meant is not None:
+        return {"field": field, "message": f"this field is not known; did you mean `{meant}`? That one is required"}
+    return {"field": field, "message": _body_problem(problem) if field == _BODY else _problem(problem)}
+
+
+def _body_problem(problem: Mapping[str, Any]) -> str:
+    """The body is no field that anybody sends: what is wrong with all of it."""
+    if problem["type"] == "value_error":
+        return f"In the body, {_problem(problem)}"
+    return "Send a JSON object as the body"
 
 
 def field_name(location: Sequence[Any]) -> str:
@@ -138,7 +181,7 @@ def field_name(location: Sequence[Any]) -> str:
             name += f"[{part}]"
         elif part != _KEY and not (part.startswith("<") and part.endswith(">")):
             name += f".{part[:_MAX_NAME_CHARACTERS]}" if name else part[:_MAX_NAME_CHARACTERS]
-    return name or "body"
+    return name or _BODY
 
 
 def _problem(problem: Mapping[str, Any]) -> str:
@@ -153,7 +196,10 @@ def _problem(problem: Mapping[str, Any]) -> str:
         hint = _ELSEWHERE.get(str(field[0]))
         return f"this field is not known; {hint or 'check its spelling'}"
     subject = "the key " if field == (_KEY,) else ""
-    return subject + _TOLD.get(kind, "is not valid").format_map(context)
+    told = _TOLD.get(kind, "is not valid").format_map(context)
+    for plural, singular in _SINGULAR.items():
+        told = told.replace(plural, singular)
+    return subject + told
 
 
 def _id(request: Request) -> str:

@@ -94,9 +94,10 @@ def _unknown_parameter(name: str, known: list[str]) -> InvalidInput:
     shown = name[:_MAX_NAME_CHARACTERS]
     told = f"`{shown}` is not a query parameter of this route"
     if similar := get_close_matches(shown, known, 1):
-        told += f"; did you mean `{similar[0]}`?"
+        told += f"; did you mean `{similar[0]}`"
     listed = ", ".join(f"`{each}`" for each in known) or "none"
-    return InvalidInput(f"{told}. Known here: {listed}.", field=shown, known=known)
+    end = "?" if similar else "."
+    return InvalidInput(f"{told}{end} Known here: {listed}.", field=shown, known=known)
 
 
 _STATUSES = {

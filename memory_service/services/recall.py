@@ -37,8 +37,8 @@ class Question:
 class Ranking:
     """Passages, best first, and how they were found.
 
-    `pending` is how many of those ranked have no vector yet; when none has one, or the query could not be embedded, only
-    words were compared (`mode` "words"), and `reason` says why.
+    `pending` is how many of those ranked have no vector yet; when none has one, when the query could not be embedded or
+    when there was nothing to search, vectors were not compared (`mode` "words"), and `reason` says why.
     """
 
     hits: list[Hit]
@@ -76,7 +76,9 @@ async def rank_threads(
 ) -> Ranking:
     """The best passages of some threads as one corpus, so that scores of different threads can be compared."""
     words = weigh_words(b"".join(thread.index for thread in threads), question.text)
-    if question.vector is None or question.embedder is None or not len(words):
+    if not len(words):
+        return Ranking([], reason="nothing_to_search")
+    if question.vector is None or question.embedder is None:
         return Ranking(best(words, limit), reason=question.reason)
     comparison = _Comparison(session, threads, words, question.embedder, question.vector, before_seq)
     similarity = await (comparison.exact() if len(words) <= _EXACT_PASSAGES else comparison.two_stage())

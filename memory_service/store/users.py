@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +18,8 @@ _THREADS_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
+    """`messages` are those with content: of a deleted one only its place is held."""
+
     threads: int
     messages: int
     prompts: int
@@ -26,7 +29,7 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What one step of an erasure deleted. `done`: nothing of the user is left."""
+    """What one step of an erasure deleted, counted as in `Holdings`. `done`: nothing of the user is left."""
 
     threads: int
     messages: int
@@ -77,9 +80,10 @@ async def erase_some(session: Session, user_id: str, limit: int) -> Erased:
     )
     threads = locked.all()
     pks = {"pks": [row.pk for row in threads]}
-    messages = await _delete(session, "messages", {**pks, "limit": limit})
-    prompts = await _delete(session, "prompts", {**pks, "limit": limit - messages}) if messages < limit else 0
-    if messages + prompts == limit:
+    had_content = await _delete(session, "messages", {**pks, "limit": limit}, "deleted_at IS NULL")
+    messages, left = sum(had_content), limit - len(had_content)
+    prompts = len(await _delete(session, "prompts", {**pks, "limit": left}, "true")) if left else 0
+    if prompts == left:
         return Erased(0, messages, prompts, done=False)
     await idempotency.forget_threads(session, [row.id for row in threads])
     await session.execute(text("DELETE FROM threads WHERE pk = ANY (:pks)"), pks)
@@ -89,16 +93,17 @@ async def erase_some(session: Session, user_id: str, limit: int) -> Erased:
     return Erased(len(threads), messages, prompts, done)
 
 
-async def _delete(session: Session, table: str, values: dict[str, object]) -> int:
+async def _delete(session: Session, table: str, values: dict[str, object], told: str) -> Sequence[bool]:
+    """What `told` says of each row that was deleted."""
     # By place instead of key: within one statement it is the same row, and nothing has to be looked up or sorted.
     deleted = await session.execute(
         text(
             f"DELETE FROM {table} WHERE ctid = ANY"
-            f" (ARRAY(SELECT ctid FROM {table} WHERE thread_pk = ANY (:pks) LIMIT :limit)) RETURNING 1"
+            f" (ARRAY(SELECT ctid FROM {table} WHERE thread_pk = ANY (:pks) LIMIT :limit)) RETURNING {told}"
         ),
         values,
     )
-    return len(deleted.all())
+    return deleted.scalars().all()
 
 
 async def _erase_mentions(session: Session, user_id: str) -> None:

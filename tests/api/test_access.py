@@ -161,7 +161,8 @@ def test_ids_in_bodies_and_parameters(other_api: httpx2.Client, ids: dict[str, s
 def test_lists_and_searches_stay_at_home(other_api: httpx2.Client, ids: dict[str, str]) -> None:
     for route in ("/v1/threads", "/v1/assistants", "/v1/threads?user_id=u"):
         assert ok(other_api.get(route))["data"] == []
-    assert ok(other_api.post("/v1/search", json={"q": "hello", "user_id": "u"}))["data"] == []
+    found = ok(other_api.post("/v1/search", json={"q": "hello", "user_id": "u"}))
+    assert (found["data"], found["recall"]) == ([], {"mode": "words", "reason": "nothing_to_search", "pending": 0})
 
 
 def test_an_import_does_not_reveal_ids_of_others(
@@ -193,10 +194,10 @@ def test_odd_ids_in_paths(api: httpx2.Client, ids: dict[str, str], unchanged: Un
     "path", ["/", "/v1", "/v1/", "/v1/threads/", "/v1/thread", "/v2/threads", "/v1/threads//messages"]
 )
 def test_unknown_paths(api: httpx2.Client, path: str) -> None:
-    refused(api.get(path), 404, "not_found", says="/openapi.json")
+    refused(api.get(path), 404, "not_found", says=f"There is no route GET {path}; /openapi.json lists")
 
 
 def test_methods_that_a_path_does_not_know(api: httpx2.Client) -> None:
     answer = api.put("/v1/threads", json={})
-    refused(answer, 405, "method_not_allowed")
+    refused(answer, 405, "method_not_allowed", says="/v1/threads does not take PUT, but ")
     assert answer.headers["allow"]

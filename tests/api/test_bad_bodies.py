@@ -66,14 +66,16 @@ def test_a_body_that_is_no_object(api: httpx2.Client, unchanged: Unchanged, valu
     thread = new_thread(api, ("user", "hello"))
     with unchanged():
         for path in ("/v1/assistants", "/v1/search", f"/v1/threads/{thread['id']}/prompts"):
-            refused(api.post(path, json=value), 422, "invalid_request", field="body")
+            refused(
+                api.post(path, json=value), 422, "invalid_request", field="body", says="Send a JSON object as the body."
+            )
 
 
 def test_a_body_that_is_missing(api: httpx2.Client, unchanged: Unchanged) -> None:
     thread = new_thread(api)
     with unchanged():
         for path in ("/v1/assistants", "/v1/search", f"/v1/threads/{thread['id']}/messages"):
-            refused(api.post(path), 422, "invalid_request", field="body", says="required")
+            refused(api.post(path), 422, "invalid_request", field="body", says="Send a JSON object as the body.")
     ok(api.post("/v1/threads"), 201)
 
 

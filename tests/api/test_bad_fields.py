@@ -114,8 +114,10 @@ def test_every_route_knows_its_parameters(api: httpx2.Client, unchanged: Unchang
                 assert {name.partition("[")[0] for name in error["details"]["known"]} == declared
     assert sum(len(operations) for operations in routes.values()) >= 25
     error = refused(api.get("/v1/threads?user-id=u"), 422, says="did you mean `user_id`?")
-    assert error["message"].endswith("Known here: `after`, `before`, `limit`, `metadata[key]`, `order`, `user_id`.")
-    refused(api.get("/healthz?x=1"), 422, says="Known here: none")
+    assert error["message"].endswith(
+        "`user_id`? Known here: `after`, `before`, `limit`, `metadata[key]`, `order`, `user_id`."
+    )
+    refused(api.get("/healthz?x=1"), 422, says="of this route. Known here: none.")
     refused(api.get("/v1/threads?metadatas[k]=v"), 422, field="metadatas[k]")
 
 
@@ -187,7 +189,10 @@ def test_forks(api: httpx2.Client, unchanged: Unchanged, seq: Any) -> None:
     ("body", "field", "says"),
     [
         ({}, "q", "required"),
-        ({"q": "", "user_id": "u"}, "q", "at least 1"),
+        ({"q": "", "user_id": "u"}, "q", "at least 1 character."),
+        ({"query": "x", "user_id": "u"}, "query", "did you mean `q`? That one is required."),
+        ({"user-id": "u", "q": "x"}, "user-id", "did you mean `user_id`?"),
+        ({"nonsense": "x", "user_id": "u"}, "q", "required"),
         ({"q": "x" * 10_001, "user_id": "u"}, "q", "at most 10000"),
         ({"q": "x"}, "user_id", "required"),
         ({"q": "x", "user_id": "u", "limit": 0}, "limit", "1"),

@@ -136,7 +136,7 @@ def test_media_that_providers_take(api: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "field", "says"),
     [
-        ({}, "body", "`messages`"),
+        ({}, "body", "In the body, send `role` and `content`, or `messages`."),
         ({"role": "user"}, "body", "send `role` and `content`"),
         ({"content": "x"}, "body", "send `role` and `content`"),
         ({"role": "system", "content": "x"}, "role", "goes into the `instructions` of the thread"),
@@ -151,7 +151,7 @@ def test_media_that_providers_take(api: httpx2.Client) -> None:
         ({"role": "user", "content": "x", "name": "n"}, "name", "check its spelling"),
         ({"role": "user", "content": "x", "metadata": {"k": None}}, "metadata.k", "string"),
         ({"role": "user", "content": "x", "messages": []}, "messages", "at least 1"),
-        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": []}, "messages", "at least 1 entry."),
         ({"messages": [1]}, "messages[0]", "must be an object"),
         ({"messages": [{"role": "user", "content": "x"}], "role": "user"}, "body", "not both"),
         ({"messages": [{"role": "user", "content": "x"}], "metadata": {}}, "body", "not both"),

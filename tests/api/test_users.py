@@ -132,6 +132,15 @@ def test_erasure_leaves_nothing(
     assert ok(api.delete(f"/v1/users/{user}"))["thread_count"] == 0, "safe to repeat"
 
 
+def test_a_deleted_message_is_held_no_more(api: httpx2.Client) -> None:
+    """Its place is kept until the user is erased, and counts neither before nor then."""
+    thread = new_thread(api, ("user", "hi"), ("assistant", "hello"), ("user", "bye"), user_id="ada")["id"]
+    newest = messages_of(api, thread)[-1]["id"]
+    ok(api.delete(f"/v1/threads/{thread}/messages/{newest}"))
+    assert ok(api.get("/v1/users/ada"))["message_count"] == 2
+    assert ok(api.delete("/v1/users/ada"))["message_count"] == 2
+
+
 def test_a_retry_does_not_bring_back_what_was_erased(api: httpx2.Client) -> None:
     body, key = {"user_id": "ada", "instructions": "x"}, {"idempotency-key": "create"}
     ok(api.post("/v1/threads", json=body, headers=key), 201)

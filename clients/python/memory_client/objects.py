@@ -199,7 +199,10 @@ class ReportedUsage(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class Recall(Model):
-    """How older messages were looked for: by words and vectors (`hybrid`), or by `words` alone; `reason` says why."""
+    """How older messages were looked for: by words and vectors (`hybrid`), or by `words` alone; `reason` says why.
+
+    `nothing_to_search` is one of them: no older message has text.
+    """
 
     mode: str | None = None
     reason: str | None = None
