@@ -31,6 +31,9 @@ _FADE_TERMS = 40
 _MAX_QUERY_TERMS = 64
 # Standard deviations above the mean from which a passage's own score counts by itself.
 _OUTSTANDING = 5
+# And from which its similarity speaks for it.
+_CLEARLY = 1.5
+_FEW_TERMS = 5
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -95,11 +98,10 @@ def index_entry(seq: int, text: str) -> bytes:
     return np.asarray(numbers, dtype="<i4").tobytes()
 
 
-def passage_text(text: str, passage: int) -> tuple[str, bool]:
-    """The text of a passage (from 1), and whether it is only a part of the message."""
-    passages = passages_of(text) or [""]
+def pick(passages: Sequence[str], number: int) -> tuple[str, bool]:
+    """A passage of a message (from 1), and whether it is only a part of it."""
     # The message may have been edited since it was ranked; then its end is as good as any part.
-    return passages[min(passage, len(passages)) - 1], len(passages) > 1
+    return (passages[min(number, len(passages)) - 1] if passages else ""), len(passages) > 1
 
 
 def count_documents(index: bytes) -> int:
@@ -111,11 +113,13 @@ def count_documents(index: bytes) -> int:
 class Words:
     """What the words of a query say of each passage of an index, in its order.
 
-    `own` is BM25 of the passage itself, `around` of it together with those near it; `nearness` as `_nearness` gives it.
+    `own` is BM25 of the passage itself, `around` of it together with those near it; `lengths` are in terms, `nearness` as
+    `_nearness` gives it.
     """
 
     seq: Ints
     passage: Ints
+    lengths: Floats
     nearness: Sequence[Floats]
     own: Floats
     around: Floats
@@ -140,20 +144,23 @@ def weigh_words(index: bytes, query: str) -> Words:
     count = len(starts)
     seq, passage = (numbers[starts + 1], numbers[starts + 2]) if count else (starts, starts)
     lengths = (np.diff(np.append(starts, len(numbers))) - _HEADER).astype(np.float64)
-    nearness = _nearness(seq, lengths)
+    nearness = _nearness(seq, passage, lengths)
     term, document = _occurrences(numbers, starts, query_terms)
-    return Words(seq, passage, nearness, *_bm25(term, document, lengths, nearness))
+    return Words(seq, passage, lengths, nearness, *_bm25(term, document, lengths, nearness))
 
 
-def best(words: Words, limit: int, similarity: Floats | None = None) -> list[Hit]:
-    """As `rank`, of words that were weighed."""
+def best(words: Words, limit: int, similarity: Floats | None = None, *, one_a_message: bool = False) -> list[Hit]:
+    """As `rank`, of words that were weighed; on request only the best passage of each message."""
     if not len(words):
         return []
     if similarity is not None and np.isnan(similarity).all():
         similarity = None
     score, speaks = fuse(words, similarity)
     found = np.flatnonzero(speaks | (words.around > 0))
-    order = found[np.lexsort((found, ~speaks[found], -score[found]))][:limit]
+    order = found[np.lexsort((found, ~speaks[found], -score[found]))]
+    if one_a_message:
+        begins = (np.diff(words.seq, prepend=0) != 0) | (words.passage == 1)
+        order = order[np.sort(np.unique(np.cumsum(begins)[order], return_index=True)[1])]
     return [
         Hit(
             document=int(d),
@@ -165,19 +172,28 @@ def best(words: Words, limit: int, similarity: Floats | None = None) -> list[Hit
             vector=None if similarity is None or np.isnan(similarity[d]) else round(float(similarity[d]), 4),
             by_neighbours=not speaks[d],
         )
-        for d in order
+        for d in order[:limit]
     ]
 
 
 def fuse(words: Words, similarity: Floats | None) -> tuple[Floats, Bools]:
-    """One score for each passage, and whether it speaks for itself: by a word, or by being more alike than the average."""
+    """One score for each passage, and whether it speaks for itself: by a word, or by being clearly more alike than most."""
     score = _z(words.around) + _outstanding(words.own)
     speaks = words.own > 0
     if similarity is not None:
-        alike = np.where(np.isnan(similarity), np.nanmean(similarity), similarity)  # a missing vector says nothing
+        alike = _believed(similarity, words.lengths)
         score += _z(_spread(alike, words.nearness)) + _outstanding(alike)
-        speaks = speaks | (alike > alike.mean())
+        speaks = speaks | (_z(alike) > _CLEARLY)
     return _behind_partners(score, speaks), speaks
+
+
+def _believed(similarity: Floats, lengths: Floats) -> Floats:
+    """Similarities as far as they mean something. A missing one says nothing, and to say "ok" is like everything a bit:
+    what a passage of few terms has above the average is believed in part."""
+    mean = np.nanmean(similarity)
+    above = np.where(np.isnan(similarity), 0, similarity - mean)
+    believed: Floats = mean + np.where(above > 0, above * np.minimum(lengths / _FEW_TERMS, 1), above)
+    return believed
 
 
 def _outstanding(scores: Floats) -> Floats:
@@ -237,14 +253,15 @@ def _saturated(frequency: Floats, length_factor: Floats) -> Floats:
     return frequency * (_K1 + 1) / (frequency + length_factor)
 
 
-def _nearness(seq: Ints, lengths: Floats) -> list[Floats]:
+def _nearness(seq: Ints, passage: Ints, lengths: Floats) -> list[Floats]:
     """How much a passage and the one 1, 2, … places further on count for each other.
 
     Half as much with each place, and no more than fades with the terms between their middles: the turns of a chat are
-    seen together, pages of prose are not. Nor are two threads, at whose border `seq` begins anew.
+    seen together, pages of prose are not. Nor are two threads, at whose border `seq` falls or stays for a new message.
     """
     middle = np.cumsum(lengths) - lengths / 2
-    thread = np.cumsum(np.diff(seq, prepend=0) < 0)
+    rise = np.diff(seq, prepend=0)
+    thread = np.cumsum((rise < 0) | ((rise == 0) & (passage == 1)))
     return [
         np.minimum(0.5**places, np.exp((middle[:-places] - middle[places:]) / _FADE_TERMS))
         * (thread[places:] == thread[:-places])
@@ -288,22 +305,26 @@ def render_block(candidates: Iterable[Candidate]) -> str:
 
 
 def pack(candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[str], int]) -> list[Recalled]:
-    """Take candidates best first while their block fits; what is too long is passed over, and with it what was found only
-    by standing beside it. `tokens_of` estimates a text.
+    """Take candidates best first while their block fits; what is too long is passed over, with it what was found only by
+    standing beside it, and what says the same once more. `tokens_of` estimates a text.
     """
     left = max_tokens - tokens_of(_OPEN + _CLOSE)
     least = min((tokens_of(render_candidate(replace(c, text="", is_excerpt=False))) for c in candidates[:1]), default=0)
     packed: list[Recalled] = []
     shown: set[int] = set()
+    said: set[str] = set()
     for candidate in candidates:
         if left < least:
             break  # counting is most of the work, and nothing fits any more
+        if candidate.text in said:
+            continue
         if (partners := candidate.hit.partners) and not partners & shown:
             continue
         tokens = tokens_of(render_candidate(candidate))
         if tokens <= left:
             packed.append(Recalled(candidate, tokens))
             shown.add(candidate.hit.document)
+            said.add(candidate.text)
             left -= tokens
     # Parts may cost a little less than their sum, or more.
     while packed and tokens_of(render_block(r.candidate for r in packed)) > max_tokens:

@@ -14,7 +14,7 @@ from memory_service.core.markup import document_text
 from memory_service.core.messages import Block, Message, extend_tail
 from memory_service.core.pricing import Model, find_model, provider_of
 from memory_service.core.prompt import Prompt, assemble
-from memory_service.core.recall import Candidate, Recalled, pack
+from memory_service.core.recall import Candidate, Recalled, pack, pick
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenEstimate
 from memory_service.core.truncation import TruncationStrategy
@@ -22,8 +22,7 @@ from memory_service.core.volatile import Volatile, context_block
 from memory_service.core.window import Window, check_open_calls, plan_window
 from memory_service.errors import InvalidInput
 from memory_service.runtime import Runtime
-from memory_service.services.recall import Question, Ranking, rank_threads
-from memory_service.services.search import excerpt_of
+from memory_service.services.recall import Question, Ranking, rank_threads, split
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store import recall as recall_store
@@ -34,7 +33,11 @@ from memory_service.store.threads import AssistantRecord, ThreadRecord, get_assi
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 _FIRST_PAGE = 200
-_RANKED_PASSAGES = 64
+# Passages looked at for recall: at least so many, and as many as could fit if each took so few tokens.
+_LEAST_RANKED = 64
+_LEAST_TOKENS = 20
+# Fused scores are sums of standard deviations: the average passage has 0, and is not relevant.
+_RELEVANT_SCORE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,17 +307,19 @@ async def recall(runtime: Runtime, session: Session, outlined: Outline, question
     thread, first_seq = outlined.thread, outlined.window.first_seq
     index = await recall_store.thread_index(session, thread.pk, first_seq)
     threads = [ThreadIndex(thread.pk, thread.id, index)]
-    ranking = await rank_threads(session, threads, question, _RANKED_PASSAGES, first_seq)
-    # Below average is not relevant, only the best of the rest.
-    hits = [hit for hit in ranking.hits if hit.score >= 0]
+    limit = max(_LEAST_RANKED, outlined.recall_tokens // _LEAST_TOKENS)
+    ranking = await rank_threads(session, threads, question, limit, first_seq)
+    hits = [hit for hit in ranking.hits if hit.score >= _RELEVANT_SCORE]
     seqs = sorted({hit.seq for hit in hits})
     records = await message_store.with_seqs(session, [thread.pk] * len(seqs), seqs) if seqs else []
     by_seq = {record.seq: record for record in records}
-    candidates = []
-    for hit in hits:
-        if record := by_seq.get(hit.seq):
-            text, is_excerpt = excerpt_of(record, hit.passage)
-            candidates.append(Candidate(hit, record.id, record.role, text, is_excerpt, record.created_at))
+    passages = await split(records)
+    candidates = [
+        Candidate(hit, record.id, record.role, *pick(passages[thread.pk, hit.seq], hit.passage), record.created_at)
+        for hit in hits
+        for record in [by_seq.get(hit.seq)]
+        if record
+    ]
     scale = outlined.scale
     packed = pack(candidates, outlined.recall_tokens, lambda text: scale.ceil(runtime.counter.count(text)))
     return Recall(tuple(packed), ranking)

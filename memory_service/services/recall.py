@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from memory_service.core.canonical import loads
+from memory_service.core.messages import content_text
 from memory_service.core.recall import Floats, Hit, Words, best, count_documents, weigh_words
 from memory_service.core.similarity import align, calibrate, sample
+from memory_service.core.terms import passages_of
 from memory_service.errors import EmbedderUnavailable
 from memory_service.providers.base import Vectors
 from memory_service.runtime import Runtime
 from memory_service.store import vectors as vector_store
 from memory_service.store.db import Session
 from memory_service.store.embedders import EmbedderRecord
+from memory_service.store.messages import MessageRecord
 from memory_service.store.recall import ThreadIndex
 from memory_service.store.vectors import ThreadSimilarities
 
 # From here on the signs of all vectors are compared, and only the best by words and signs exactly.
 _EXACT_PASSAGES = 10_000
 _CANDIDATES = 400
+# Splitting this many characters takes a few milliseconds.
+_SPLIT_INLINE_CHARACTERS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +81,36 @@ async def rank_threads(
     question: Question,
     limit: int,
     before_seq: int | None = None,
+    *,
+    one_a_message: bool = False,
 ) -> Ranking:
-    """The best passages of some threads as one corpus, so that scores of different threads can be compared."""
+    """The best passages of some threads as one corpus, so that scores of different threads can be compared.
+
+    On request only the best passage of each message.
+    """
+    pick_best = partial(best, limit=limit, one_a_message=one_a_message)
     words = weigh_words(b"".join(thread.index for thread in threads), question.text)
     if not len(words):
         return Ranking([], reason="nothing_to_search")
     if question.vector is None or question.embedder is None:
-        return Ranking(best(words, limit), reason=question.reason)
+        return Ranking(pick_best(words), reason=question.reason)
     comparison = _Comparison(session, threads, words, question.embedder, question.vector, before_seq)
     similarity = await (comparison.exact() if len(words) <= _EXACT_PASSAGES else comparison.two_stage())
     pending = int(np.isnan(similarity).sum())
     if pending == len(words):
-        return Ranking(best(words, limit), reason="pending", pending=pending)
-    return Ranking(best(words, limit, similarity), "hybrid", "pending" if pending else None, pending)
+        return Ranking(pick_best(words), reason="pending", pending=pending)
+    return Ranking(pick_best(words, similarity=similarity), "hybrid", "pending" if pending else None, pending)
+
+
+async def split(records: Sequence[MessageRecord]) -> dict[tuple[int, int], list[str]]:
+    """The passages of messages by (thread_pk, seq); beside the event loop when they are long."""
+
+    def passages() -> dict[tuple[int, int], list[str]]:
+        return {(one.thread_pk, one.seq): passages_of(content_text(loads(one.content))) for one in records}
+
+    if sum(len(record.content) for record in records) <= _SPLIT_INLINE_CHARACTERS:
+        return passages()
+    return await asyncio.to_thread(passages)
 
 
 @dataclass(slots=True)

@@ -7,20 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from memory_service.core.canonical import loads
-from memory_service.core.messages import content_text
-from memory_service.core.recall import Hit, count_documents, passage_text
+from memory_service.core.recall import Hit, count_documents, pick
 from memory_service.runtime import Runtime
-from memory_service.services.recall import Question, Ranking, ask, rank_threads
+from memory_service.services.recall import Question, Ranking, ask, rank_threads, split
 from memory_service.store import messages as message_store
 from memory_service.store import recall as recall_store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord
 from memory_service.store.recall import ThreadIndex
 from memory_service.store.threads import get_thread
-
-# Passages ranked for one message wanted: several may belong to the same message.
-_PASSAGES_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +54,21 @@ async def search_user(runtime: Runtime, project_id: int, user_id: str, query: st
 
 
 async def _search(session: Session, indexes: Sequence[ThreadIndex], question: Question, limit: int) -> SearchResult:
-    ranking = await rank_threads(session, indexes, question, limit * _PASSAGES_PER_MESSAGE)
+    ranking = await rank_threads(session, indexes, question, limit, one_a_message=True)
     owner = _owner_of_documents(indexes)
-    best: dict[tuple[int, int], tuple[ThreadIndex, Hit]] = {}
+    wanted: dict[tuple[int, int], tuple[ThreadIndex, Hit]] = {}
     for hit in ranking.hits:
         thread = owner(hit.document)
-        best.setdefault((thread.thread_pk, hit.seq), (thread, hit))
-    wanted = list(best)[:limit]
+        wanted[thread.thread_pk, hit.seq] = thread, hit
     records = await message_store.with_seqs(session, [pk for pk, _ in wanted], [seq for _, seq in wanted])
     found = {(record.thread_pk, record.seq): record for record in records}
-    hits = []
-    for place in wanted:
-        if place in found:
-            thread, hit = best[place]
-            hits.append(SearchHit(thread.thread_id, found[place], hit, excerpt_of(found[place], hit.passage)[0]))
+    passages = await split(records)
+    hits = [
+        SearchHit(thread.thread_id, found[place], hit, pick(passages[place], hit.passage)[0])
+        for place, (thread, hit) in wanted.items()
+        if place in found
+    ]
     return SearchResult(hits, ranking)
-
-
-def excerpt_of(record: MessageRecord, passage: int) -> tuple[str, bool]:
-    """The text of a message's passage, and whether it is only a part of the message."""
-    return passage_text(content_text(loads(record.content)), passage)
 
 
 def _owner_of_documents(indexes: Sequence[ThreadIndex]) -> Callable[[int], ThreadIndex]:

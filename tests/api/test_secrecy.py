@@ -42,7 +42,7 @@ def log_of(service: Service) -> Callable[[str], list[str]]:
 @pytest.fixture
 def failing(database: psycopg.Connection) -> Iterator[None]:
     """A constraint that the code knows nothing of: Postgres quotes the whole row when it is broken."""
-    database.execute("ALTER TABLE messages ADD CONSTRAINT trap CHECK (content NOT LIKE '%trap%') NOT VALID")
+    database.execute("ALTER TABLE messages ADD CONSTRAINT trap CHECK (content NOT LIKE '%a sprung trap%') NOT VALID")
     yield
     database.execute("ALTER TABLE messages DROP CONSTRAINT trap")
 
@@ -73,7 +73,7 @@ def test_ordinary_errors(api: httpx2.Client, canary: str, log_of: Callable[[str]
 def test_an_error_nobody_foresaw(api: httpx2.Client, canary: str, log_of: Callable[[str], list[str]]) -> None:
     """500 in the usual shape, nothing kept, and a log that names the place but not the words."""
     thread = new_thread(api, ("user", "hello"))
-    bad = {"role": "user", "content": f"trap {canary}"}
+    bad = {"role": "user", "content": f"a sprung trap {canary}"}
     path = f"/v1/threads/{thread['id']}"
     lines = [{"type": "thread", "id": "t"}, {"type": "message", **bad}]
     answers = [
@@ -88,7 +88,7 @@ def test_an_error_nobody_foresaw(api: httpx2.Client, canary: str, log_of: Callab
         assert canary not in str(error)
         log = log_of(answer.headers["x-request-id"])
         assert canary not in "".join(log)
-        assert "trap" not in "".join(log)
+        assert "a sprung trap" not in "".join(log)
         record = next(
             json.loads(line) for line in log if answer.headers["x-request-id"] in line and "unforeseen" in line
         )

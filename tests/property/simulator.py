@@ -27,8 +27,9 @@ from memory_service.core.messages import (
 )
 from memory_service.core.pricing import Model
 from memory_service.core.prompt import Prompt, assemble
-from memory_service.core.recall import Candidate, index_entry, pack, passage_text, rank
+from memory_service.core.recall import Candidate, index_entry, pack, pick, rank
 from memory_service.core.request import Request
+from memory_service.core.terms import passages_of
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.volatile import Volatile, context_block
@@ -274,7 +275,7 @@ class Simulator:
         candidates = []
         for hit in hits:
             message = by_seq[hit.seq]
-            text, is_excerpt = passage_text(message.text, hit.passage)
+            text, is_excerpt = pick(passages_of(message.text), hit.passage)
             candidates.append(Candidate(hit, message.id, message.role, text, is_excerpt, message.created_at))
         return candidates
 

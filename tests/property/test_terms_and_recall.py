@@ -20,7 +20,7 @@ from memory_service.core.recall import (
     escape,
     index_entry,
     pack,
-    passage_text,
+    pick,
     rank,
     render_block,
 )
@@ -61,7 +61,7 @@ def test_an_index_entry_says_which_passage_is_where(text: str, seq: int) -> None
     expected: list[int] = []
     for number, passage in enumerate(passages_of(text), start=1):
         expected += [0, seq, number, *terms_of(passage)]
-        assert passage_text(text, number)[0] == passage
+        assert pick(passages_of(text), number)[0] == passage
     assert numbers == expected
     assert count_documents(index_entry(seq, text)) == len(passages_of(text))
 
@@ -130,7 +130,7 @@ def test_rank_is_bm25_on_passages_and_their_neighbours(corpus: list[str], query:
     assert hits == rank(index, query, limit)
     wanted = set(terms_of(query))
     for position, hit in enumerate(hits):
-        shares_a_word = bool(wanted & set(terms_of(passage_text(corpus[hit.seq - 1], hit.passage)[0])))
+        shares_a_word = bool(wanted & set(terms_of(pick(passages_of(corpus[hit.seq - 1]), hit.passage)[0])))
         assert (hit.words > 0, bool(hit.partners)) == (shares_a_word, not shares_a_word)
         assert not hit.partners or hit.partners & {before.document for before in hits[:position]}
 
@@ -217,3 +217,33 @@ def test_packed_messages_fit_and_cannot_end_their_block(found: list[Candidate], 
 def test_our_own_tags_are_escaped_and_nothing_else(tag: str) -> None:
     assert escape(f"<{tag}> </{tag}>") == f"&lt;{tag}> &lt;/{tag}>"
     assert escape("a < b, <div>, <messages>, List<message_id>") == "a < b, <div>, <messages>, List<message_id>"
+
+
+def test_nothing_is_said_twice_and_a_few_words_are_not_believed() -> None:
+    """Fillers such as "ok" are like everything a little; the same text teaches nothing the second time."""
+    corpus = ["ok"] * 8 + ["The router in the hall stands behind the coats."] * 2 + ["fine"] * 8
+    index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus, start=1))
+    similarity = np.array([0.2] * 8 + [0.25] * 2 + [0.05] * 8)
+    hits = rank(index, "Where is the internet box?", 9, similarity)
+    assert {hit.seq for hit in hits[:2]} == {9, 10}
+    found = [
+        Candidate(hit, f"msg_{hit.seq}", "user", corpus[hit.seq - 1], False, datetime(2026, 1, 1, tzinfo=UTC))
+        for hit in hits
+    ]
+    texts = [one.candidate.text for one in pack(found, 5_000, len)]
+    assert len(texts) == len(set(texts))
+
+
+def test_one_hit_a_message() -> None:
+    long = "\n".join(f"The lantern stands in room {room}. " + "And so on. " * 60 for room in range(9))
+    index = index_entry(1, long) + index_entry(2, "No lantern here.") + index_entry(3, "Bye.")
+    words = recall.weigh_words(index, "lantern")
+    assert [hit.seq for hit in recall.best(words, 4)].count(1) > 1
+    assert sorted(hit.seq for hit in recall.best(words, 2, one_a_message=True)) == [1, 2]
+
+
+def test_threads_of_one_message_are_no_neighbours() -> None:
+    """And each of them is a message of its own."""
+    index = b"".join(index_entry(1, text) for text in ("A lantern.", "The lantern glows.", "Nothing here.", "Bye."))
+    hits = recall.best(recall.weigh_words(index, "lantern"), 9, one_a_message=True)
+    assert [hit.document for hit in hits] == [0, 1]
