@@ -29,6 +29,9 @@ STATUSES: tuple[tuple[type[errors.MemoryServiceError], int], ...] = (
 _UNREADABLE = frozenset({"invalid_json", "invalid_header"})
 _MAX_PROBLEMS = 20
 _MAX_NAME_CHARACTERS = 64
+_MAX_PATH_CHARACTERS = 200
+# A body may have a million fields that are not known; what is missing comes before them.
+_MAX_LOOKED_AT = 1_000
 _KEY = "[key]"
 # For the log; there is nobody to read it.
 _CLIENT_WENT_AWAY = 499
@@ -119,7 +122,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def _no_route(request: Request, error: HTTPException) -> str:
-    path, method = request.url.path, request.method
+    path, method = request.url.path[:_MAX_PATH_CHARACTERS], request.method
     if error.status_code == 404:
         return f"There is no route {method} {path}; /openapi.json lists those there are."
     if error.status_code == 405:
@@ -135,6 +138,7 @@ def internal_error(request_id: str) -> Response:
 
 def invalid_input(problems: Sequence[Mapping[str, Any]]) -> errors.InvalidInput:
     """pydantic's errors in our words: the first one is the message, the details list the first twenty."""
+    problems = problems[:_MAX_LOOKED_AT]
     told = [_told(problem, _meant(problem, problems)) for problem in _misspelt_first(problems)[:_MAX_PROBLEMS]]
     first = told[0]
     message = first["message"] if first["field"] == _BODY else f"`{first['field']}`: {first['message']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,6 +22,22 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 MetadataPatch = Annotated[dict[MetadataKey, MetadataValue | None], Field(max_length=32)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _of_one_line(id: str) -> str:
+    if _CONTROL.search(id):
+        raise ValueError("must hold no control characters and no line breaks, since it stands in paths")
+    return id
+
+
+#: An id that the application gives. One with control characters may be held from before, so only what is written is
+#: held to this.
+NewId = Annotated[
+    Id,
+    AfterValidator(_of_one_line),
+    Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"}),
+]
 
 
 def _not_blank(text: str) -> str:
@@ -132,8 +149,8 @@ class ReplyInput(Input):
 
 
 class ThreadFields(Input):
-    user_id: Id | None = None
-    assistant_id: Id | None = None
+    user_id: NewId | None = None
+    assistant_id: NewId | None = None
     instructions: Instructions | None = None
     tools: Tools | None = None
     documents: Documents | None = None

@@ -1,6 +1,7 @@
 """End users: what is held of one, and its erasure.
 
-A user's id is the application's own and may hold anything, a slash too, so it takes the rest of the path.
+A user's id is the application's own and may hold anything, a slash too, so it takes the rest of the path. `:path` ends at a
+line feed, which ids that were stored by earlier versions may hold.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from memory_service.api import answers, render
 from memory_service.api.deps import Ctx, json_response
@@ -17,6 +19,12 @@ from memory_service.api.transfer import NDJSON
 from memory_service.services import users
 from memory_service.store import users as user_store
 
+
+class _Rest(PathConvertor):
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("rest", _Rest())
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["users"])
 UserId = Annotated[str, Path(min_length=1, max_length=256, description="As given as `user_id` of threads.")]
 _CONTENT: dict[int | str, dict[str, Any]] = {
@@ -24,7 +32,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/users/{user_id:path}", response_model=answers.User, responses=_CONTENT)
+@router.get("/users/{user_id:rest}", response_model=answers.User, responses=_CONTENT)
 async def get_user(
     context: Ctx,
     user_id: UserId,
@@ -41,7 +49,7 @@ async def get_user(
         return json_response(render.user(user_id, await user_store.count(session, user_id)))
 
 
-@router.delete("/users/{user_id:path}", response_model=answers.DeletedUser)
+@router.delete("/users/{user_id:rest}", response_model=answers.DeletedUser)
 async def delete_user(context: Ctx, user_id: UserId) -> Response:
     """Erase an end user: threads, messages, prompts, usage, all. What was cut off is finished by the next call."""
     erased = await users.erase(context.runtime, context.project_id, user_id)

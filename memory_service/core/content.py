@@ -127,7 +127,7 @@ def check_tools(tools: Sequence[Any], field: str) -> list[Block]:
                 field=f"{field}[{index}].name",
             )
         if name in names:
-            raise InvalidInput(f"`{field}[{index}].name` {name!r} is used twice.", field=f"{field}[{index}].name")
+            raise InvalidInput(f"`{field}[{index}].name` {name[:64]!r} is used twice.", field=f"{field}[{index}].name")
         # Tools that run at the provider have a type of their own, and no schema.
         needs_schema = tool.get("type") in (None, "custom")
         if not isinstance(tool.get("input_schema", None if needs_schema else {}), dict):

@@ -47,7 +47,7 @@ def check_source(block: Mapping[str, Any], field: str) -> None:
         raise InvalidMessage(f"`{at}` must be an object with a `type`.", field=at)
     if kind not in _SOURCES[block["type"]]:
         known = ", ".join(_SOURCES[block["type"]])
-        raise InvalidMessage(f"`{at}.type` {kind!r} is not one of {known}.", field=f"{at}.type")
+        raise InvalidMessage(f"`{at}.type` {kind[:64]!r} is not one of {known}.", field=f"{at}.type")
     match kind:
         case "base64":
             _check_media_type(source, _IMAGE_TYPES if block["type"] == "image" else _PDF_TYPES, at)

@@ -234,7 +234,7 @@ async def get_message(session: AsyncSession, thread_pk: int, id: str) -> Message
     )
     row = found.first()
     if row is None:
-        raise NotFound(f"There is no message {id!r} in this thread.", field="message_id")
+        raise NotFound(f"There is no message {id[:64]!r} in this thread.", field="message_id")
     return MessageRecord(**row._mapping)
 
 

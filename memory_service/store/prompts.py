@@ -174,7 +174,7 @@ async def get_prompt(session: AsyncSession, thread_pk: int, id: str) -> PromptRe
     )
     row = found.first()
     if row is None:
-        raise NotFound(f"There is no prompt {id!r} in this thread.", field="prompt_id")
+        raise NotFound(f"There is no prompt {id[:64]!r} in this thread.", field="prompt_id")
     return PromptRecord(*row)
 
 

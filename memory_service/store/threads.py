@@ -140,7 +140,7 @@ async def get_thread(session: AsyncSession, id: str, *, lock: bool = False) -> T
     )
     row = found.first()
     if row is None:
-        raise NotFound(f"There is no thread {id!r} in this project.", field="thread_id")
+        raise NotFound(f"There is no thread {id[:64]!r} in this project.", field="thread_id")
     return _thread(row)
 
 
@@ -279,7 +279,7 @@ async def get_assistant(
     )
     row = found.first()
     if row is None:
-        raise NotFound(f"There is no assistant {id!r} in this project.", field="assistant_id")
+        raise NotFound(f"There is no assistant {id[:64]!r} in this project.", field="assistant_id")
     return AssistantRecord(**row._mapping)
 
 
@@ -317,7 +317,7 @@ async def update_assistant(
     )
     row = updated.first()
     if row is None:
-        raise NotFound(f"There is no assistant {id!r} in this project.", field="assistant_id")
+        raise NotFound(f"There is no assistant {id[:64]!r} in this project.", field="assistant_id")
     return AssistantRecord(**row._mapping)
 
 

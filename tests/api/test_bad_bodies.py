@@ -161,6 +161,12 @@ def test_a_line_of_20_megabytes(api: httpx2.Client, unchanged: Unchanged) -> Non
         assert error["details"]["limit_bytes"] == 10 * MEGABYTE
 
 
+def test_many_fields_that_nobody_knows(api: httpx2.Client) -> None:
+    """To compare each with each would take hours."""
+    error = refused(api.post("/v1/search", json={f"field_{i}": i for i in range(100_000)}), 422, field="q")
+    assert len(error["details"]["problems"]) == 20
+
+
 def test_numbers_beyond_all_bounds(api: httpx2.Client, unchanged: Unchanged) -> None:
     """A number is either content, which is kept, or a field, which has bounds."""
     thread = new_thread(api, ("user", "hello"))

@@ -46,6 +46,10 @@ THREAD = [
     ({"user_id": ""}, "user_id", "at least 1"),
     ({"user_id": "u" * 257}, "user_id", "at most 256"),
     ({"user_id": 7}, "user_id", "string"),
+    ({"user_id": "a\nb"}, "user_id", "no control characters"),
+    ({"user_id": "a\x7f"}, "user_id", "no control characters"),
+    ({"user_id": "a\u2028"}, "user_id", "no control characters"),
+    ({"assistant_id": "a\tb"}, "assistant_id", "no control characters"),
     ({"assistant_id": "a" * 257}, "assistant_id", "at most 256"),
     ({"truncation_strategy": "auto"}, "truncation_strategy", "must be an object"),
     ({"truncation_strategy": {}}, "truncation_strategy.type", "required"),
@@ -384,3 +388,12 @@ def test_a_time_at_the_edge(api: httpx2.Client, now: str) -> None:
         )
     answer = api.post(f"/v1/threads/{thread['id']}/prompts", json={"model": MODEL}, headers={"x-memory-now": now})
     ok(answer, 201)
+
+
+def test_a_long_id_is_not_repeated_whole(api: httpx2.Client) -> None:
+    path = f"/v1/threads/{'x' * 5_000}"
+    assert len(refused(api.get(path), 404)["message"]) < 120
+    thread = f"/v1/threads/{new_thread(api)['id']}"
+    assert len(refused(api.get("/v1/" + "x" * 5_000), 404)["message"]) < 300
+    for kind in ("messages", "prompts"):
+        assert len(refused(api.get(f"{thread}/{kind}/{'x' * 5_000}"), 404)["message"]) < 120

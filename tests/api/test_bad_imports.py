@@ -66,6 +66,11 @@ def test_unreadable_lines(api: httpx2.Client, unchanged: Unchanged, line: bytes,
     check(api, unchanged, THREAD_LINE, MESSAGE_LINE, line, code=code, says=says)
 
 
+def test_a_user_id_with_a_line_feed(api: httpx2.Client, unchanged: Unchanged) -> None:
+    line = {"type": "thread", "id": "b", "user_id": "a\nb"}
+    check(api, unchanged, THREAD_LINE, line, code="invalid_request", says="no control characters", field="user_id")
+
+
 @pytest.mark.parametrize("kind", ["thread", "assistant"])
 @pytest.mark.parametrize(("id", "says"), WRONG_IDS)
 def test_ids(api: httpx2.Client, unchanged: Unchanged, kind: str, id: Any, says: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx2
@@ -159,6 +160,19 @@ def test_odd_ids(service: Service, api: httpx2.Client, api_key: str, user_id: st
         assert client.users.delete(user_id).thread_count == 1
         assert client.users.get(user_id).thread_count == 0
         assert client.users.get(f"{user_id}x").thread_count == 1
+
+
+@pytest.mark.parametrize("old_id", ["a\nb", "\n", "a\n", "org/\r\nada"])
+def test_ids_with_line_feeds_are_still_erased(api: httpx2.Client, database: psycopg.Connection, old_id: str) -> None:
+    """Such ids are refused by now, and may be stored from before."""
+    thread = new_thread(api, ("user", "hello"), user_id="new")
+    database.execute("UPDATE threads SET user_id = %s WHERE id = %s", [old_id, thread["id"]])
+    path = "/v1/users/" + quote(old_id, safe="")
+    assert ok(api.get(path))["thread_count"] == 1
+    assert ok(api.get("/v1/threads", params={"user_id": old_id}))["data"][0]["id"] == thread["id"]
+    assert len(api.get(path, params={"format": "ndjson"}).text.splitlines()) == 2
+    assert ok(api.delete(path))["thread_count"] == 1
+    assert ok(api.get(path))["thread_count"] == 0
 
 
 def test_ids_that_are_none(api: httpx2.Client) -> None:
