@@ -22,6 +22,7 @@ from typing import Any
 from bench.report import Report, Section, milliseconds, progress, quantile
 from bench.stack import Api, Stack, running_stack
 from bench.texts import generated_texts
+from memory_service.core import plan
 from memory_service.services import ingest, planning, prompts, recall
 from memory_service.store import messages as message_store
 from memory_service.store import projects
@@ -120,7 +121,7 @@ _STEPS: list[tuple[str, Any, str]] = [
     ("read the lanes", prompt_store, "get_lanes"),
     ("read the estimate", prompt_store, "get_estimate"),
     ("read the window", message_store, "range_of"),
-    ("plan the window", planning, "plan_window"),
+    ("plan the window", plan, "plan_window"),
     ("read the recall index", recall_store, "thread_index"),
     ("embed the question", prompts, "ask"),
     ("weigh the words", recall, "weigh_words"),
@@ -129,7 +130,7 @@ _STEPS: list[tuple[str, Any, str]] = [
     ("rank", recall, "best"),
     ("read what was found", message_store, "with_seqs"),
     ("pack what was found", planning, "pack"),
-    ("assemble", planning, "assemble"),
+    ("assemble", plan, "assemble"),
     ("render the request", prompts, "to_request"),
     ("append the message", ingest, "append"),
     ("store the prompt", prompt_store, "add_prompt"),

@@ -11,10 +11,11 @@ from memory_service.api.deps import Ctx, NewestFirst, json_response, once
 from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import draft
 from memory_service.core.content import check_tools
+from memory_service.core.plan import RecallSpec
 from memory_service.core.replies import reply_content
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.services import ingest, prompts, usage
-from memory_service.services.planning import PromptSpec, RecallSpec
+from memory_service.services.planning import PromptSpec
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
 from memory_service.store.threads import get_thread

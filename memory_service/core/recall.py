@@ -34,6 +34,8 @@ _OUTSTANDING = 5
 # And from which its similarity speaks for it.
 _CLEARLY = 1.5
 _FEW_TERMS = 5
+# Fused scores are sums of standard deviations: the average passage has 0, and is not relevant.
+_RELEVANT_SCORE = 1.0
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -302,6 +304,11 @@ def render_block(candidates: Iterable[Candidate]) -> str:
     """The recalled messages as one text, oldest first."""
     ordered = sorted(candidates, key=lambda c: (c.hit.seq, c.hit.passage))
     return _OPEN + "".join(map(render_candidate, ordered)) + _CLOSE if ordered else ""
+
+
+def relevant(hits: Iterable[Hit]) -> list[Hit]:
+    """Those that are worth showing, whatever room there is."""
+    return [hit for hit in hits if hit.score >= _RELEVANT_SCORE]
 
 
 def pack(candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[str], int]) -> list[Recalled]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from memory_service.core.budget import default_limit, default_recall_tokens
+from memory_service.core import plan
+from memory_service.core.budget import default_limit
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
 from memory_service.core.markup import document_text
 from memory_service.core.messages import Block, Message, extend_tail
+from memory_service.core.plan import RecallSpec
 from memory_service.core.pricing import Model, find_model, provider_of
-from memory_service.core.prompt import Prompt, assemble
-from memory_service.core.recall import Candidate, Recalled, pack, pick
+from memory_service.core.prompt import Prompt
+from memory_service.core.recall import Candidate, Recalled, pack, pick, relevant
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenEstimate
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.core.volatile import Volatile, context_block
-from memory_service.core.window import Window, check_open_calls, plan_window
+from memory_service.core.window import Window, check_open_calls
 from memory_service.errors import InvalidInput
 from memory_service.runtime import Runtime
 from memory_service.services.recall import Question, Ranking, rank_threads, split
@@ -33,20 +34,6 @@ from memory_service.store.threads import AssistantRecord, ThreadRecord, get_assi
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 _FIRST_PAGE = 200
-# Passages looked at for recall: at least so many, and as many as could fit if each took so few tokens.
-_LEAST_RANKED = 64
-_LEAST_TOKENS = 20
-# Fused scores are sums of standard deviations: the average passage has 0, and is not relevant.
-_RELEVANT_SCORE = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class RecallSpec:
-    """`max_tokens` includes the markup; None takes the default. `query` replaces the user's own text."""
-
-    enabled: bool = True
-    max_tokens: int | None = None
-    query: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +54,15 @@ class PromptSpec:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A prompt up to what it will recall. `query` is what to look for; None when there is nothing to recall."""
+    """A prompt of a thread up to what it will recall."""
 
     thread: ThreadRecord
-    request: Request
-    stable: StablePart
-    lane: Lane | None
-    other_lanes: Mapping[str, Lane]
-    shared_sent_at: datetime | None
-    scale: Scale
-    window: Window
-    context_text: str
-    recall_tokens: int
-    query: str | None
+    prompt: plan.Outline
+
+    @property
+    def query(self) -> str | None:
+        """What to look for; None when there is nothing to recall."""
+        return self.prompt.query
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,51 +112,29 @@ async def outline(
         open_ids = extend_tail(thread.tail, new.role, content, "message.content").open_tool_use_ids
         messages.append(_new_message(new, thread.last_seq + 1))
     check_open_calls(open_ids, messages)
-    recall = spec.recall or RecallSpec()
-    context_text = context_block(spec.context)
-    context_tokens = scale.ceil(runtime.counter.count(context_text))
-    reserve = recall.max_tokens if recall.max_tokens is not None else default_recall_tokens(request.max_prompt_tokens)
-    window = plan_window(
+    outlined = plan.outline(
         request,
         stable,
         messages,
-        lane,
         scale,
-        recall_reserve=reserve if recall.enabled else 0,
-        context_tokens=context_tokens,
+        runtime.counter.count,
+        lane=lane,
+        other_lanes=lanes,
+        shared_sent_at=shared_sent_at.timestamp() if shared_sent_at else None,
+        recall=spec.recall or RecallSpec(),
+        context=spec.context,
         more_before=more_before,
         refresh=spec.refresh,
         now=now.timestamp(),
     )
-    recall_tokens = min(reserve, window.volatile_tokens_left - context_tokens)
-    query = recall.query if recall.query is not None else window.open_turn.question
-    if not recall.enabled or window.frozen is not None or window.first_seq <= 1 or recall_tokens <= 0:
-        query = ""
-    return Outline(
-        thread, request, stable, lane, lanes, shared_sent_at, scale, window, context_text, recall_tokens, query or None
-    )
+    return Outline(thread, outlined)
 
 
 def complete(runtime: Runtime, outlined: Outline, recall: Recall | None, now: datetime) -> Plan:
     """The plan of an outlined prompt with what it recalls."""
-    scale, window = outlined.scale, outlined.window
-    volatile = window.frozen
-    if volatile is None:
-        recalled = recall.recalled if recall else ()
-        volatile = Volatile.of(recalled, outlined.context_text, lambda text: scale.ceil(runtime.counter.count(text)))
-    prompt = assemble(
-        outlined.request,
-        outlined.stable,
-        window,
-        volatile,
-        runtime.counter.count(volatile.recalled_text) + runtime.counter.count(volatile.context_text),
-        outlined.lane,
-        scale,
-        now.timestamp(),
-        outlined.other_lanes,
-        outlined.shared_sent_at.timestamp() if outlined.shared_sent_at else None,
-    )
-    return Plan(outlined.thread, outlined.request, prompt, window, recall)
+    recalled = recall.recalled if recall else ()
+    prompt = plan.complete(outlined.prompt, recalled, runtime.counter.count, now.timestamp())
+    return Plan(outlined.thread, outlined.prompt.request, prompt, outlined.prompt.window, recall)
 
 
 def settle(runtime: Runtime, spec: PromptSpec) -> Request:
@@ -304,12 +265,11 @@ def _new_message(new: NewMessage, seq: int) -> Message:
 
 async def recall(runtime: Runtime, session: Session, outlined: Outline, question: Question) -> Recall:
     """Older messages that fit the question, as many as fit the prompt."""
-    thread, first_seq = outlined.thread, outlined.window.first_seq
+    thread, first_seq = outlined.thread, outlined.prompt.window.first_seq
     index = await recall_store.thread_index(session, thread.pk, first_seq)
     threads = [ThreadIndex(thread.pk, thread.id, index)]
-    limit = max(_LEAST_RANKED, outlined.recall_tokens // _LEAST_TOKENS)
-    ranking = await rank_threads(session, threads, question, limit, first_seq)
-    hits = [hit for hit in ranking.hits if hit.score >= _RELEVANT_SCORE]
+    ranking = await rank_threads(session, threads, question, outlined.prompt.ranked_passages, first_seq)
+    hits = relevant(ranking.hits)
     seqs = sorted({hit.seq for hit in hits})
     records = await message_store.with_seqs(session, [thread.pk] * len(seqs), seqs) if seqs else []
     by_seq = {record.seq: record for record in records}
@@ -320,6 +280,6 @@ async def recall(runtime: Runtime, session: Session, outlined: Outline, question
         for record in [by_seq.get(hit.seq)]
         if record
     ]
-    scale = outlined.scale
-    packed = pack(candidates, outlined.recall_tokens, lambda text: scale.ceil(runtime.counter.count(text)))
+    scale = outlined.prompt.scale
+    packed = pack(candidates, outlined.prompt.recall_tokens, lambda text: scale.ceil(runtime.counter.count(text)))
     return Recall(tuple(packed), ranking)

@@ -1,4 +1,4 @@
-"""A thread without a service: the steps of services/planning.py around the core, with a counter that is exact."""
+"""A thread without a service: what services/planning.py does around the core, with a counter that is exact."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from memory_service.core.budget import default_recall_tokens
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.content import check_content
 from memory_service.core.forms import to_request
@@ -25,15 +24,16 @@ from memory_service.core.messages import (
     group_turns,
     mend,
 )
+from memory_service.core.plan import Outline, RecallSpec, complete, outline
 from memory_service.core.pricing import Model
-from memory_service.core.prompt import Prompt, assemble
-from memory_service.core.recall import Candidate, index_entry, pack, pick, rank
+from memory_service.core.prompt import Prompt
+from memory_service.core.recall import Candidate, index_entry, pack, pick, rank, relevant
 from memory_service.core.request import Request
 from memory_service.core.terms import passages_of
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.core.volatile import Volatile, context_block
-from memory_service.core.window import Window, check_open_calls, plan_window
+from memory_service.core.volatile import Volatile
+from memory_service.core.window import Window, check_open_calls
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -190,32 +190,25 @@ class Simulator:
         lane = self.lanes.get(request.lane_key)
         messages, more_before = self._load(lane, spec.max_prompt_tokens)
         check_open_calls(self.tail.open_tool_use_ids, messages)
-        context_text = context_block(spec.context)
-        context_tokens = self.tokenizer.tokens(context_text)
-        reserve = (
-            spec.recall_tokens if spec.recall_tokens is not None else default_recall_tokens(spec.max_prompt_tokens)
-        )
-        window = plan_window(
+        outlined = outline(
             request,
             stable,
             messages,
-            lane,
             scale,
-            recall_reserve=reserve if spec.recall else 0,
-            context_tokens=context_tokens,
+            self.tokenizer.count,
+            lane=lane,
+            other_lanes={key: self.lanes[key] for key in reversed(self.lanes) if key != request.lane_key},
+            shared_sent_at=self.shared_sent_at,
+            recall=RecallSpec(spec.recall, spec.recall_tokens),
+            context=spec.context,
             more_before=more_before,
             refresh=spec.refresh,
             now=self.now,
         )
-        if window.frozen is not None:
-            volatile = window.frozen
-        else:
-            left = min(reserve, window.volatile_tokens_left - context_tokens)
-            recalled = pack(self._candidates(window), left, self.tokenizer.tokens) if spec.recall and left > 0 else []
-            volatile = Volatile.of(recalled, context_text, self.tokenizer.tokens)
-        counts = self.tokenizer.count(volatile.recalled_text) + self.tokenizer.count(volatile.context_text)
-        others = {key: self.lanes[key] for key in reversed(self.lanes) if key != request.lane_key}
-        prompt = assemble(request, stable, window, volatile, counts, lane, scale, self.now, others, self.shared_sent_at)
+        window, recalled = outlined.window, []
+        if outlined.query is not None:
+            recalled = pack(self._candidates(outlined), outlined.recall_tokens, self.tokenizer.tokens)
+        prompt = complete(outlined, recalled, self.tokenizer.count, self.now)
         body = to_request(request, prompt.layout, "thread_1")
         return Built(spec, request, lane, window, prompt, tuple(messages), body, self.now)
 
@@ -264,14 +257,12 @@ class Simulator:
             size *= 3
         return loaded, bool(rest)
 
-    def _candidates(self, window: Window) -> list[Candidate]:
-        question = window.open_turn.question
-        hidden = [m for m in self.messages if m.seq < window.first_seq]
-        if not hidden or not question:
-            return []
+    def _candidates(self, outlined: Outline) -> list[Candidate]:
+        hidden = [m for m in self.messages if m.seq < outlined.window.first_seq]
         by_seq = {m.seq: m for m in hidden}
-        hits = rank(b"".join(self.index[m.seq] for m in hidden), question, 64)
-        hits = [hit for hit in hits if hit.score >= 0]
+        hits = relevant(
+            rank(b"".join(self.index[m.seq] for m in hidden), outlined.query or "", outlined.ranked_passages)
+        )
         candidates = []
         for hit in hits:
             message = by_seq[hit.seq]
