@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from memory_service.core.canonical import Raw, dumps
+from memory_service.core.counting import without_bytes
 from memory_service.core.layout import Layout, Piece
 from memory_service.core.messages import Block, block_text
 from memory_service.core.request import Request
@@ -141,7 +142,7 @@ def _openai_part(block: Block) -> dict[str, Any]:
             "type": "file",
             "file": {"filename": block.get("title") or "document", "file_data": _url(source)},
         }
-    return {"type": "text", "text": block_text(block) or dumps(block)}
+    return {"type": "text", "text": block_text(block) or dumps(without_bytes(block))}
 
 
 def _url(source: Mapping[str, Any]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memory_service.core.tokens import image_tokens
 
+MEDIA_TYPES = frozenset({"image", "document"})
 # What a provider makes of an image of unknown size at most, after scaling it down.
 UNKNOWN_IMAGE_TOKENS = 1_600
 _HEADER_BASE64_CHARACTERS = 87_384  # 64 KiB: a JPEG's size may stand behind a thumbnail
@@ -16,13 +17,35 @@ _PDF_BYTES_PER_TOKEN = 40
 
 
 def media_tokens(block: Mapping[str, Any]) -> int:
-    """Estimated tokens of an image or document block; 0 for anything else."""
+    """Estimated tokens of the image or document that a block is, and of those that it holds."""
+    return _own_tokens(block) + sum(media_tokens(part) for part in parts_of(block) if isinstance(part, Mapping))
+
+
+def parts_of(block: Mapping[str, Any]) -> Sequence[Any]:
+    """What a block holds where a provider looks for blocks: its `content`, and that of its `source`."""
     source = block.get("source")
-    if not isinstance(source, Mapping) or block.get("type") not in ("image", "document"):
+    held = (block.get("content"), source.get("content") if isinstance(source, Mapping) else None)
+    return [part for parts in held if isinstance(parts, list) for part in parts]
+
+
+def is_encoded(block: Mapping[str, Any]) -> bool:
+    """Whether the bytes of an image or document stand in the block itself: base64, which is never read as text."""
+    source = block.get("source")
+    return (
+        block.get("type") in MEDIA_TYPES
+        and isinstance(source, Mapping)
+        and source.get("type") == "base64"
+        and isinstance(source.get("data"), str)
+    )
+
+
+def _own_tokens(block: Mapping[str, Any]) -> int:
+    source = block.get("source")
+    if not isinstance(source, Mapping) or block.get("type") not in MEDIA_TYPES:
         return 0
-    encoded = source.get("data")
-    if source.get("type") != "base64" or not isinstance(encoded, str):
-        return UNKNOWN_IMAGE_TOKENS if source.get("type") != "text" else 0
+    if not is_encoded(block):
+        return UNKNOWN_IMAGE_TOKENS if source.get("type") not in ("text", "content") else 0
+    encoded = source["data"]
     if block["type"] == "document":
         return max(UNKNOWN_IMAGE_TOKENS, len(encoded) * 3 // 4 // _PDF_BYTES_PER_TOKEN)
     try:

@@ -19,7 +19,7 @@ _OUTLINED = ("type", "id", "tool_use_id")
 THINKING_TYPES = frozenset({"thinking", "redacted_thinking"})
 # Text that stands in for a result nobody recorded, so that an abandoned tool call never makes a thread unusable.
 MISSING_RESULT = "No result was recorded for this tool call."
-_MISSING_RESULT_COUNTS = TokenCounts(latin=9, text_bytes=42)
+_MISSING_RESULT_TOKENS = 9
 # Providers want a user message first; some products greet first.
 OPENED_BY_ASSISTANT = "(The assistant opened this conversation.)"
 _OPENED_BY_ASSISTANT_COUNTS = TokenCounts(messages=1, latin=6, text_bytes=41)
@@ -99,15 +99,20 @@ def block_text(block: Block) -> str:
         case "text":
             return str(block.get("text", ""))
         case "tool_result":
-            content = block.get("content", "")
-            if isinstance(content, str):
-                return content
-            return "\n".join(block_text(part) for part in content if isinstance(part, Mapping))
+            return _parts_text(block.get("content", ""))
+        case "search_result":
+            return "\n".join(filter(None, [str(block.get("title") or ""), _parts_text(block.get("content", ""))]))
         case "document":
             source = block.get("source")
-            if isinstance(source, Mapping) and source.get("type") == "text":
-                return str(source.get("data", ""))
+            if isinstance(source, Mapping) and source.get("type") in ("text", "content"):
+                return _parts_text(source.get("data" if source["type"] == "text" else "content", ""))
     return ""
+
+
+def _parts_text(content: Any) -> str:
+    if isinstance(content, list | tuple):
+        return "\n".join(block_text(part) for part in content if isinstance(part, Mapping))
+    return str(content)
 
 
 def content_text(content: Iterable[Block]) -> str:
@@ -245,8 +250,14 @@ def _with_missing_results(message: Message, tool_use_ids: Sequence[str]) -> Mess
     return replace(
         message,
         content=(*message.content[:results], *missing, *message.content[results:]),
-        counts=TokenCounts.total([message.counts, *[_MISSING_RESULT_COUNTS] * len(missing)]),
+        counts=TokenCounts.total([message.counts, *map(_missing_result_counts, tool_use_ids)]),
     )
+
+
+def _missing_result_counts(tool_use_id: str) -> TokenCounts:
+    """At most, since ids are not counted here: a token for each byte of the id."""
+    id_bytes = len(tool_use_id.encode())
+    return TokenCounts(latin=_MISSING_RESULT_TOKENS + id_bytes, text_bytes=len(MISSING_RESULT) + id_bytes + 1)
 
 
 def _first_repeated(ids: Sequence[str]) -> str | None:

@@ -10,12 +10,11 @@ from typing import Any
 
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.content import check_content
+from memory_service.core.counting import counted_text, thinking_text
 from memory_service.core.images import media_tokens
 from memory_service.core.messages import (
-    THINKING_TYPES,
     Block,
     Tail,
-    block_text,
     content_text,
     extend_tail,
     outline,
@@ -58,8 +57,8 @@ class Draft:
 async def prepare(runtime: Runtime, drafts: Sequence[Draft], now: datetime) -> list[NewMessage]:
     """Do all that needs no transaction. Raises InvalidMessage naming the field and the remedy."""
     checked = [_checked(draft) for draft in drafts]
-    counts = await runtime.count([_counted_text(content) for content in checked])
-    thinking = await runtime.count([_thinking_text(content) for content in checked])
+    counts = await runtime.count([counted_text(content) for content in checked])
+    thinking = await runtime.count([thinking_text(content) for content in checked])
     messages = [
         _new_message(draft, content, count, thought, now)
         for draft, content, count, thought in zip(drafts, checked, counts, thinking, strict=True)
@@ -91,7 +90,7 @@ def prepare_one(counter: TextCounter, draft: Draft, now: datetime) -> NewMessage
     """As `prepare` but for the vectors, for a caller that is beside the event loop already."""
     content = _checked(draft)
     return _new_message(
-        draft, content, counter.count(_counted_text(content)), counter.count(_thinking_text(content)), now
+        draft, content, counter.count(counted_text(content)), counter.count(thinking_text(content)), now
     )
 
 
@@ -215,28 +214,4 @@ def copy_of(record: MessageRecord, id: str) -> NewMessage:
         metadata=record.metadata or {},
         created_at=record.created_at,
         status=record.status,
-    )
-
-
-def _counted_text(content: Sequence[Block]) -> str:
-    """The text that a provider will count: tool calls as JSON, thinking and media apart."""
-    return "\n".join(_counted_block(block) for block in content)
-
-
-def _counted_block(block: Block) -> str:
-    kind = block.get("type")
-    if kind in THINKING_TYPES or kind == "image":
-        return ""
-    if kind == "tool_use":
-        return f"{block['name']} {dumps(block['input'])}"
-    if kind in ("text", "tool_result", "document"):
-        return block_text(block)
-    return dumps(block)
-
-
-def _thinking_text(content: Sequence[Block]) -> str:
-    return "\n".join(
-        str(block.get("thinking") or block.get("data") or "")
-        for block in content
-        if block.get("type") in THINKING_TYPES
     )

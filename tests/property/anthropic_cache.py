@@ -74,7 +74,7 @@ class AnthropicCache:
                 pending = None
             marked = "cache_control" in block or bool(pending and pending[1].marked)
             chain.update(f"{section}|{json.dumps(unmarked(block), ensure_ascii=False)}\n".encode())
-            tokens += self.tokens_of(block)
+            tokens += self.tokens_of(unmarked(block))
             pending = (kind, Place(chain.hexdigest(), tokens, marked))
         if pending:
             yield pending[1]

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from memory_service.core.canonical import dumps
+from memory_service.core.counting import counted_text
 from memory_service.core.forms import to_request
 from memory_service.core.images import media_tokens
 from memory_service.core.recall import count_documents
 from tests.api import anthropic_rules, openai_rules
 from tests.property.anthropic_cache import blocks_of, unmarked
-from tests.property.simulator import Built, Simulator, counted_text
+from tests.property.simulator import Built, Simulator
 
 
 def anthropic_body(built: Built) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def count_request(thread: Simulator, body: dict[str, Any]) -> float:
     total += thread.tokenizer.tokens(dumps([*built_tools(thread)])) if tools else 0
     for message in body["messages"]:
         for block in message["content"]:
-            total += thread.tokenizer.tokens(counted_text(block)) + media_tokens(block)
+            total += thread.tokenizer.tokens(counted_text([unmarked(block)])) + media_tokens(block)
             total += thread.tokenizer.tokens(block["thinking"]) if block["type"] == "thinking" else 0
     return total
 

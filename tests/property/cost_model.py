@@ -11,10 +11,11 @@ import random
 import sys
 from dataclasses import dataclass
 
+from memory_service.core.counting import counted_text
 from memory_service.core.truncation import TruncationStrategy
 from tests.property.anthropic_cache import AnthropicCache, Bill
 from tests.property.operations import WORDS
-from tests.property.simulator import BYTES, Simulator, Spec, counted_text
+from tests.property.simulator import BYTES, Simulator, Spec
 
 READ, WRITE = 0.1, 1.25
 TURN_TOKENS = 600
@@ -49,7 +50,7 @@ def play(turns: int, *, recall: bool, strategy: str = "auto", ttl: str | None = 
         ttl=ttl,
         strategy=TruncationStrategy(strategy),  # type: ignore[arg-type]
     )
-    cache = AnthropicCache(lambda block: 8 + len(counted_text(block).encode()))
+    cache = AnthropicCache(lambda block: 8 + len(counted_text([block]).encode()))
     bills: list[Bill] = []
     bound = predicted = 0.0
     trims = 0

@@ -10,16 +10,15 @@ from typing import Any
 
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.content import check_content
+from memory_service.core.counting import counted_text, thinking_text
 from memory_service.core.forms import to_request
 from memory_service.core.images import media_tokens
 from memory_service.core.lane import Lane
 from memory_service.core.layout import Layout, StablePart, render_pieces
 from memory_service.core.messages import (
-    THINKING_TYPES,
     Block,
     Message,
     Tail,
-    block_text,
     extend_tail,
     group_turns,
     mend,
@@ -271,9 +270,8 @@ class Simulator:
         return candidates
 
     def _message(self, seq: int, role: str, blocks: Sequence[Block]) -> Message:
-        counts = self.tokenizer.count("\n".join(map(counted_text, blocks)))
-        thoughts = [str(b.get("thinking") or b.get("data") or "") for b in blocks if b["type"] in THINKING_TYPES]
-        thinking = self.tokenizer.count("\n".join(thoughts))
+        counts = self.tokenizer.count(counted_text(blocks))
+        thinking = self.tokenizer.count(thinking_text(blocks))
         return Message(
             seq=seq,
             id=f"msg_{seq}",
@@ -283,15 +281,3 @@ class Simulator:
             created_at=EPOCH + timedelta(minutes=seq),
             thinking_tokens=thinking.latin + thinking.other + -(-thinking.text_bytes // 4),
         )
-
-
-def counted_text(block: Block) -> str:
-    """What of a block is counted as text."""
-    match block.get("type"):
-        case "thinking" | "redacted_thinking" | "image":
-            return ""
-        case "tool_use":
-            return f"{block['name']} {dumps(block['input'])}"
-        case "text" | "tool_result" | "document":
-            return block_text(block)
-    return dumps(block)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory_service.core.counting import counted_text
 from memory_service.core.images import image_size, media_tokens
 from memory_service.core.messages import Message, group_turns, mend, repair
 from memory_service.core.tokens import TokenCounts
@@ -80,3 +83,49 @@ def test_no_bytes_break_the_reading_of_an_image(head: bytes, rest: bytes) -> Non
 @given(st.text(max_size=80), st.sampled_from(["image", "document", "text"]), st.sampled_from(["base64", "url", "text"]))
 def test_no_text_breaks_it_either(data: str, kind: str, source: str) -> None:
     assert media_tokens({"type": kind, "source": {"type": source, "data": data}}) >= 0
+
+
+def _block(kind: str, parts: object, fields: dict[str, object]) -> dict[str, object]:
+    """A block of any type, right or wrong, with text in one of its fields and blocks in others."""
+    media = kind in ("image", "document") and parts == []
+    source = {"type": "base64", "data": ""} if media else {"type": "content", "content": parts}
+    return {**fields, "type": kind, "text": "", "content": parts, "source": source, "input": {"name": ""}}
+
+
+_kinds = st.sampled_from(["text", "tool_use", "tool_result", "image", "document", "search_result", "novelty"])
+_keys = st.sampled_from(["title", "context", "citations", "name", "is_error", "data", "of", "source", "media_type"])
+_values = st.recursive(
+    st.sampled_from(["", 7, None, True]),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_keys, inner, max_size=3)),
+    max_leaves=6,
+)
+_fields = st.dictionaries(_keys, _values, max_size=3)
+_blocks = st.recursive(
+    st.builds(_block, _kinds, st.just([]), _fields),
+    lambda inner: st.builds(
+        _block, _kinds, st.one_of(st.lists(st.one_of(inner, _values), max_size=3), _values), _fields
+    ),
+    max_leaves=8,
+)
+
+
+def _numbered(value: object, numbers: Iterator[int], key: str = "") -> object:
+    """The same with another text in each place, but for types, and the bytes of media."""
+    if isinstance(value, dict):
+        encoded = value.get("type") in ("image", "document") and value.get("source", {}).get("type") == "base64"
+        return {
+            name: held if encoded and name == "source" else _numbered(held, numbers, name)
+            for name, held in value.items()
+        }
+    if isinstance(value, list):
+        return [_numbered(held, numbers) for held in value]
+    return f"<{next(numbers)}>" if isinstance(value, str) and key != "type" else value
+
+
+@settings(max_examples=examples(300))
+@given(st.lists(_blocks, min_size=1, max_size=3))
+def test_no_text_of_a_content_goes_uncounted(content: list[dict[str, object]]) -> None:
+    numbers = count()
+    numbered = [_numbered(block, numbers) for block in content]
+    counted = counted_text(numbered)
+    assert [n for n in range(next(numbers)) if f"<{n}>" not in counted] == []

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_service.core.canonical import dumps
+from memory_service.core.counting import counted_text
 from memory_service.core.lane import Lane
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.errors import PromptTooLarge
@@ -17,7 +18,7 @@ from tests.property import checks
 from tests.property.anthropic_cache import AnthropicCache
 from tests.property.conftest import examples
 from tests.property.operations import Operation, Play, Setting, operations, settings_of_threads, text_of
-from tests.property.simulator import BYTES, CLAUDE, Built, Simulator, Spec, counted_text
+from tests.property.simulator import BYTES, CLAUDE, Built, Simulator, Spec
 
 
 @settings(max_examples=examples(900))
@@ -108,7 +109,7 @@ def test_predictions_agree_with_the_rules(setting: Setting, steps: list[Operatio
     spec = replace(setting.spec, model=CLAUDE, ttl="5m")
     thread = setting.simulator
     thread.tokenizer = BYTES
-    cache = AnthropicCache(lambda b: 8 + len(counted_text(b).encode()))
+    cache = AnthropicCache(lambda b: 8 + len(counted_text([b]).encode()))
     for built in Play(replace(setting, spec=spec)).run([s for s in steps if s[0] != "other_model"]):
         alive = dict(cache.entries)
         bill = cache.send(json.loads(built.text), built.at)
@@ -145,7 +146,7 @@ def _loop(thread: Simulator, spec: Spec, cache: AnthropicCache, round_trips: int
 def test_a_tool_loop_of_fifteen_round_trips_reads_what_the_request_before_wrote() -> None:
     thread = Simulator(tokenizer=BYTES, shared=("You are helpful. " * 40,), own=("For Kim. " * 20,))
     spec = Spec(max_prompt_tokens=80_000, recall_tokens=1_500)
-    cache = AnthropicCache(lambda b: 8 + len(counted_text(b).encode()))
+    cache = AnthropicCache(lambda b: 8 + len(counted_text([b]).encode()))
     for number in range(300):
         thread.append("user", text_of(number, 60))
         built = thread.build(spec)
@@ -166,7 +167,7 @@ def test_a_gap_of_many_messages_still_finds_the_last_prompt() -> None:
     """More than 20 positions between two prompts: the look-back alone would miss."""
     thread = Simulator(tokenizer=BYTES, own=("x " * 200,))
     spec = Spec(max_prompt_tokens=60_000)
-    cache = AnthropicCache(lambda b: 8 + len(counted_text(b).encode()))
+    cache = AnthropicCache(lambda b: 8 + len(counted_text([b]).encode()))
     for number in range(3):
         thread.append("user", text_of(number, 80))
         cache.send(json.loads(thread.build(spec).text), thread.now)
