@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.report import Report, progress
 
-NAMES = ("append", "prompt", "storage", "startup", "cache", "recall")
+NAMES = ("append", "prompt", "storage", "startup", "cache", "recall", "engine")
 
 
 def main() -> None:

@@ -136,6 +136,11 @@ class PredictionOut(BaseModel):
     cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
 
 
+class CacheOut(BaseModel):
+    ttl: str | None = Field(description="How long this prompt's breakpoints live. Null without breakpoints.")
+    why: str = Field(description="Who chose it: the caller, or which gaps between requests made it the cheaper one.")
+
+
 class Reported(BaseModel):
     """What the provider counted, in the words of `prediction`."""
 
@@ -159,6 +164,7 @@ class PromptSummary(BaseModel):
     model: str
     tokens: SectionTokens
     prediction: PredictionOut
+    cache: CacheOut | None = Field(description="Null for prompts of versions that did not choose.")
     breakpoints: list[dict[str, Any]] = Field(description="Cache breakpoints, and the tokens before each.")
     window: dict[str, Any] = Field(description="What is shown verbatim, and whether this prompt moved it.")
     recall: Recall | None = Field(description="Null when nothing was looked for.")

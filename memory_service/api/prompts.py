@@ -29,10 +29,7 @@ def _spec(body: schemas.PromptCreate) -> PromptSpec:
         recall: RecallSpec | None = RecallSpec(enabled=False)
     else:
         recall = RecallSpec(**body.recall.model_dump()) if body.recall else None
-    if body.cache is False:
-        ttl = None
-    else:
-        ttl = "1h" if body.cache and body.cache.ttl == "1h" else "5m"
+    ttl = None if body.cache is False else body.cache.ttl if body.cache else "auto"
     return PromptSpec(
         provider=body.provider,
         model=body.model,

@@ -220,6 +220,8 @@ class RecallInput(Input):
 
 
 class CacheInput(Input):
+    """`auto` takes the lifetime that the gaps between the thread's own requests make the cheaper one."""
+
     ttl: Literal["auto", "5m", "1h"] = "auto"
 
 

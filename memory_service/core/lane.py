@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from memory_service.core.prompt_cache import Entry
+from memory_service.core.ttl import Pace
 from memory_service.core.volatile import Volatile
 
 MAX_LANES = 8
@@ -60,6 +61,7 @@ class Lane:
 
     `edited_seq` and `deleted_seq`: the oldest message that was changed or deleted since, or whose place in the prompt is
     touched by it. `unreported`: how many prompts were built, while none of them was reported; None once one was.
+    `ttl_seconds` is how long the last prompt's breakpoints live; None where that is not known.
     """
 
     first_seq: int
@@ -76,10 +78,20 @@ class Lane:
     deleted_seq: int | None = None
     stable_parts: Mapping[str, str] = field(default_factory=dict)
     unreported: int | None = 0
+    pace: Pace = Pace()
+    ttl_seconds: int | None = None
 
-    def warm_tail(self, now: float, ttl_seconds: int | None) -> Tail | None:
+    def is_cold(self, now: float) -> bool:
+        """Whether the provider has forgotten the last prompt."""
+        return self.ttl_seconds is not None and self.last_at is not None and now - self.last_at > self.ttl_seconds
+
+    def pace_at(self, now: float) -> Pace:
+        """The pace with the gap that a request ends now."""
+        return self.pace if self.last_at is None else self.pace.after_gap(now - self.last_at)
+
+    def warm_tail(self, now: float) -> Tail | None:
         """The tail that the provider most likely still holds: the newest sent one if warm, else the newest built."""
-        if self.sent and (ttl_seconds is None or now - self.sent.at <= ttl_seconds):
+        if self.sent and (self.ttl_seconds is None or now - self.sent.at <= self.ttl_seconds):
             return self.sent
         return self.built or self.sent
 
@@ -121,5 +133,6 @@ class Lane:
                 "built": Tail(**state["built"]) if state["built"] else None,
                 "open_turn": turn and OpenTurn(**{**turn, "volatile": Volatile.from_json(turn["volatile"])}),
                 "entries": tuple(Entry(**entry) for entry in state["entries"]),
+                "pace": Pace.from_json(state.get("pace", {})),
             }
         )

@@ -103,6 +103,11 @@ class Positions:
         at = self.of_mark(mark)
         return self.all[at].digest if at >= 0 else _NOTHING
 
+    def tokens_at(self, mark: int) -> int:
+        """The tokens up to a mark."""
+        at = self.of_mark(mark)
+        return self.all[at].tokens if at >= 0 else 0
+
     def extend(self, digest: str) -> bool:
         """Whether they begin with the bytes of this digest."""
         return digest == _NOTHING or any(position.digest == digest for position in self.all)

@@ -17,6 +17,7 @@ from memory_service.core.messages import THINKING_TYPES, Repair
 from memory_service.core.prompt_cache import MAX_BREAKPOINTS, Entry, Position, Prediction, merge, predict
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts
+from memory_service.core.ttl import Pace
 from memory_service.core.volatile import Volatile
 from memory_service.core.window import Break, Window
 
@@ -131,6 +132,8 @@ def assemble(
             entries=entries,
             last_at=now,
             unreported=_unreported(lane),
+            pace=(lane.pace_at(now) if lane else Pace()).after_prompt(positions.tokens_at(prefix_end)),
+            ttl_seconds=request.ttl_seconds,
         ),
         tail=tail,
     )
@@ -184,7 +187,7 @@ def _mark(
     if request.ttl is None:
         return Layout(stable, pieces, (), mark_shared=False)
     marks = {history_end} - {-1}
-    previous = _previous_marks(request, window, lane, now)
+    previous = _previous_marks(window, lane, now)
     for seq in (*previous, *([window.loop_tail] if window.loop_tail else [])):
         marks |= {max((i for i in markable if pieces[i].seq <= seq), default=-1)} - {-1}
     newest = tuple(sorted(marks)[-(MAX_BREAKPOINTS - 1) :])
@@ -213,14 +216,14 @@ def _read_from(prediction: Prediction, positions: Positions) -> ReadFrom | None:
     return "assistant" if prediction.cache_read_tokens <= shared else "thread"
 
 
-def _previous_marks(request: Request, window: Window, lane: Lane | None, now: float) -> list[int]:
+def _previous_marks(window: Window, lane: Lane | None, now: float) -> list[int]:
     """The message up to which the provider holds the lane's previous prompt: where it is looked up again."""
     if lane is None:
         return []
     turn = lane.open_turn
     if turn and turn.first_seq == window.open_turn.first_seq and turn.loop_tail is not None:
         return [turn.loop_tail]
-    tail = lane.warm_tail(now, request.ttl_seconds)
+    tail = lane.warm_tail(now)
     return [tail.seq] if tail and window.first_seq <= tail.seq < window.open_turn.first_seq else []
 
 

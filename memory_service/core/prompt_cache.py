@@ -30,11 +30,15 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A prefix that the provider holds until `expires_at` (epoch seconds; None where no TTL is known)."""
+    """A prefix that the provider holds until `expires_at` (epoch seconds; None where no TTL is known).
+
+    A read keeps it for `ttl_seconds` more; None: as long as the entries of the request that reads it.
+    """
 
     digest: str
     tokens: int
     expires_at: float | None
+    ttl_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,17 @@ def predict(
     read = positions[read_at].tokens if read_at >= 0 else 0
     last = positions[max(cacheable)].tokens if cacheable else 0
     written = max(0, last - read) if model.cache_rule != "longest_prefix" else 0
-    expires_at = None if ttl_seconds is None else now + ttl_seconds
     # A cache of longest prefixes can be met at any earlier place; the breakpoints are where the next prompt turns off.
     held = sorted({*cacheable, *(breakpoints if longest_prefix else ()), *([read_at] if read_at >= 0 else [])})
-    fresh = tuple(Entry(positions[i].digest, positions[i].tokens, expires_at) for i in held)
+    fresh = tuple(_kept_on(alive.get(positions[i].digest), positions[i], ttl_seconds, now) for i in held)
     kept = tuple(e for e in alive.values() if e.digest not in {f.digest for f in fresh})
     return Prediction(read, written, max(0, total_tokens - read - written)), (*kept, *fresh)[-_KEPT_ENTRIES:]
+
+
+def _kept_on(known: Entry | None, position: Position, ttl_seconds: int | None, now: float) -> Entry:
+    """An entry after a request that wrote or read it: one that was there lives as long as it was written for."""
+    lives = ttl_seconds if known is None or known.ttl_seconds is None else known.ttl_seconds
+    return Entry(position.digest, position.tokens, None if lives is None else now + lives, lives)
 
 
 def merge(held: Iterable[Sequence[Entry]]) -> tuple[Entry, ...]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from memory_service.core.lane import lane_key
+from memory_service.core.lane import Lane, lane_key
 from memory_service.core.layout import StablePart
 from memory_service.core.pricing import Model
 from memory_service.core.truncation import TruncationStrategy
+from memory_service.core.ttl import LONG_SECONDS, Pace, choose_lifetime
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`ttl` is "5m" or "1h"; None: no breakpoints."""
+    """`ttl` is "5m" or "1h", or "auto" until a lane is known; None: no breakpoints. `ttl_why` says who chose it."""
 
     provider: str
     model: Model
@@ -22,10 +23,16 @@ class Request:
     max_output_tokens: int
     strategy: TruncationStrategy
     ttl: str | None
+    ttl_why: str = ""
+
+    def in_lane(self, lane: Lane | None, now: float) -> Request:
+        """The request with the lifetime that suits what the lane has seen."""
+        lifetime = choose_lifetime(self.ttl, lane.pace_at(now) if lane else Pace(), self.model)
+        return replace(self, ttl=lifetime.ttl, ttl_why=lifetime.why)
 
     @property
     def ttl_seconds(self) -> int | None:
-        return 3600 if self.ttl == "1h" and self.model.cache_write_1h_ratio else self.model.ttl_seconds
+        return LONG_SECONDS if self.ttl == "1h" and self.model.cache_write_1h_ratio else self.model.ttl_seconds
 
     @property
     def breakpoint_ttl(self) -> str | None:

@@ -90,7 +90,7 @@ def plan_window(
     not fit.
     """
     _check_ends_with_user(messages)
-    cold = _is_cold(request, lane, now)
+    cold = lane is not None and lane.is_cold(now)
     held = None if cold else lane  # what the lane held back; a dead prefix is planned anew
     budget = Budget(
         limit=request.max_prompt_tokens,
@@ -158,12 +158,6 @@ def _unanswered(problem: str, tool_use_ids: Sequence[str]) -> NoUserMessage:
         code="unanswered_tool_use",
         tool_use_ids=list(tool_use_ids),
     )
-
-
-def _is_cold(request: Request, lane: Lane | None, now: float) -> bool:
-    if lane is None or lane.last_at is None or request.ttl_seconds is None:
-        return False
-    return now - lane.last_at > request.ttl_seconds
 
 
 def _context_reserve(context_tokens: int, lane: Lane | None) -> int:

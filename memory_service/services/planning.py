@@ -48,7 +48,7 @@ class PromptSpec:
     recall: RecallSpec | None = None
     context: tuple[str, ...] = ()
     tools: tuple[Block, ...] | None = None
-    ttl: str | None = "5m"  # None: no breakpoints
+    ttl: str | None = "auto"  # None: no breakpoints
     refresh: bool = False
 
 
@@ -103,6 +103,7 @@ async def outline(
     scale = await _scale(session, request)
     lanes = await prompt_store.get_lanes(session, thread.pk)
     lane = lanes.pop(request.lane_key, None)
+    request = request.in_lane(lane, now.timestamp())
     shared = request.shared_digest(stable)
     shared_sent_at = await prompt_store.shared_sent_at(session, shared) if shared else None
     messages, more_before = await _load(session, thread, lane, scale, request.max_prompt_tokens)

@@ -222,6 +222,7 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
             ),
             "cost_usd_uncached": model.cost_usd(0, 0, prompt.tokens.total),
         },
+        "cache": {"ttl": request.breakpoint_ttl, "why": request.ttl_why},
         "breakpoints": _explain_breakpoints(planned),
         "window": {
             "first_seq": first_seq,

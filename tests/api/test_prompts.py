@@ -57,6 +57,28 @@ def test_the_answer(api: httpx2.Client) -> None:
     assert listed == [{k: v for k, v in prompt.items() if k not in ("request", "request_missing")}]
 
 
+def test_breakpoints_live_as_long_as_the_threads_own_gaps_ask_for(api: httpx2.Client) -> None:
+    thread = new_thread(api, instructions="Be kind. " * 2_000)["id"]
+    now, chosen = 1_800_000_000.0, []
+    for number in range(6):
+        body = {"model": MODEL, "message": {"role": "user", "content": f"Question {number}?"}}
+        headers = {"x-memory-now": str(now)}
+        prompt = ok(api.post(f"/v1/threads/{thread}/prompts", json=body, headers=headers), 201)
+        chosen.append(prompt["cache"]["ttl"])
+        assert {mark["ttl"] for mark in prompt["breakpoints"]} == {chosen[-1]}
+        assert ("'ttl': '1h'" in str(prompt["request"])) is (chosen[-1] == "1h")
+        assert prompt["cache"]["why"].startswith("Writing for ")
+        append(api, thread, "assistant", "Yes.")
+        now += 1_200
+    assert chosen == ["5m", "1h", "1h", "1h", "1h", "1h"]
+    assert prompt["prediction"]["cache_read_tokens"] > 4_000
+    assert ok(api.get(f"/v1/threads/{thread}/prompts/{prompt['id']}")) == prompt
+    asked = ok(build(api, thread, message={"role": "user", "content": "Well?"}, cache={"ttl": "5m"}), 201)["cache"]
+    assert asked == {"ttl": "5m", "why": "Asked for."}
+    without = ok(build(api, thread, message={"role": "user", "content": "Well?"}, cache=False), 201)["cache"]
+    assert without["ttl"] is None
+
+
 def test_what_was_recalled_says_why(api: httpx2.Client, long_thread: dict[str, Any]) -> None:
     """The fact by its own words, its neighbour by standing beside it."""
     prompt = recall_prompt(api, long_thread["id"])

@@ -15,6 +15,16 @@ from memory_service.demo.engine import Engine
 from tests.conftest import evaluation_data
 
 REPOSITORY = Path(__file__).parents[2]
+POLICY = {
+    "policy",
+    "cache_read_share",
+    "cost_a_turn",
+    "tokens_a_prompt",
+    "cost_over_bound",
+    "predicted_over_read",
+    "trims",
+    "share_of_1h",
+}
 # The columns of each table, by benchmark.
 SHAPES = {
     "append": [
@@ -68,6 +78,11 @@ SHAPES = {
         }
     ]
     * 2,
+    "engine": [
+        {"what", "reached", "target", "met"},
+        POLICY,
+        POLICY,
+    ],
     "recall": [
         {"ranking", "@5", "@10", "@20", "500", "1,000", "2,000", "4,000"},
         {"ranking", "1,000", "2,000", "4,000", "8,000"},

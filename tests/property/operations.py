@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from random import Random
 
 from hypothesis import strategies as st
 
@@ -36,7 +37,18 @@ KINDS = (
     *("user", "assistant", "prompt") * 6,
     *("exchange", "loop", "report", "gap") * 3,
     *("thinking", "abandoned", "partial", "image", "document", "two_users", "two_assistants", "long_loop"),
-    *("edit", "delete", "refresh", "no_recall", "other_model", "other_budget", "instructions", "context", "cold"),
+    *(
+        "fork",
+        "edit",
+        "delete",
+        "refresh",
+        "no_recall",
+        "other_model",
+        "other_budget",
+        "instructions",
+        "context",
+        "cold",
+    ),
 )
 Operation = tuple[str, int]
 operations = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 9_999)), min_size=3, max_size=45)
@@ -75,11 +87,26 @@ settings_of_threads = st.builds(
             TruncationStrategy("last_messages", 7),
         ]
     ),
-    ttl=st.sampled_from(["5m", "5m", "5m", "1h", None]),
+    ttl=st.sampled_from(["auto", "auto", "5m", "1h", None]),
     stable=st.integers(0, 17),
     page=st.sampled_from([3, 10, 200]),
     recall=st.sampled_from([None, None, 0, 200, 1_500]),
 )
+
+
+def random_play(rng: Random) -> tuple[Play, list[Operation]]:
+    """A play and its steps without hypothesis: for counting, not for finding a smallest example."""
+    setting = _setting(
+        tokenizer=BYTES,
+        budget=rng.choice([1_000, 2_000, 4_000, 8_000, rng.randint(600, 50_000)]),
+        model=rng.choice([CLAUDE, CLAUDE, GPT_EXPLICIT, GPT_AUTOMATIC]),
+        strategy=rng.choice([*[TruncationStrategy()] * 3, TruncationStrategy("sliding")]),
+        ttl=rng.choice(["auto", "5m", "1h"]),
+        stable=rng.randrange(18),
+        page=rng.choice([3, 10, 200]),
+        recall=rng.choice([None, 0, 200, 1_500]),
+    )
+    return Play(setting), [(rng.choice(KINDS), rng.randrange(10_000)) for _ in range(rng.randint(20, 60))]
 
 
 def text_of(number: int, words: int | None = None) -> str:
@@ -152,6 +179,9 @@ class Play:
                 thread.edit(at, [*_tool_blocks(thread.messages[at].content), {"type": "text", "text": text_of(number)}])
             case "delete" if thread.messages:
                 thread.delete(number % len(thread.messages))
+            case "fork" if thread.messages:
+                fork = thread.fork(number % len(thread.messages) + 1)
+                self.setting = replace(self.setting, simulator=fork)
             case "gap":
                 thread.now += number / 20
             case "cold":

@@ -159,6 +159,14 @@ class Simulator:
         self._replace([*self.messages[:at], *self.messages[at + 1 :]], old.seq, deleted=True)
         del self.index[old.seq]
 
+    def fork(self, count: int) -> Simulator:
+        """A thread with a copy of the first messages, which has built no prompt yet."""
+        kept = self.messages[:count]
+        forked = replace(self, messages=[], index={m.seq: self.index[m.seq] for m in kept}, lanes={}, tail=Tail())
+        forked.last_seq = kept[-1].seq
+        forked._replace(kept, forked.last_seq)
+        return forked
+
     def _replace(self, messages: list[Message], seq: int, *, deleted: bool = False) -> None:
         tail = Tail()
         for message in messages:
@@ -187,6 +195,7 @@ class Simulator:
         )
         stable = self.stable_part()
         lane = self.lanes.get(request.lane_key)
+        request = request.in_lane(lane, self.now)
         messages, more_before = self._load(lane, spec.max_prompt_tokens)
         check_open_calls(self.tail.open_tool_use_ids, messages)
         outlined = outline(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import Lane, OpenTurn, Tail, differences, lane_key, share_cache
 from memory_service.core.prompt_cache import Entry
+from memory_service.core.ttl import Pace
 from memory_service.core.volatile import Volatile, context_block
 
 VOLATILE = Volatile("<recalled_messages>", "ctx", 10, 4, ({"message_id": "msg_2", "seq": 2, "score": 1.5},))
@@ -22,6 +23,8 @@ LANE = Lane(
     open_turn=OpenTurn(11, VOLATILE, 13),
     entries=(Entry("d", 12, None), Entry("e", 13, 300.5)),
     last_at=20.0,
+    pace=Pace(3.0, 1.0, 0.5, 900, 60.5),
+    ttl_seconds=300,
 )
 
 
@@ -32,9 +35,25 @@ def test_json_and_back() -> None:
 
 
 def test_the_newest_sent_tail_counts_while_it_is_warm() -> None:
-    assert LANE.warm_tail(now=310.0, ttl_seconds=300) == LANE.sent
-    assert LANE.warm_tail(now=311.0, ttl_seconds=300) == LANE.built
-    assert LANE.warm_tail(now=1e9, ttl_seconds=None) == LANE.sent
+    assert LANE.warm_tail(now=310.0) == LANE.sent
+    assert LANE.warm_tail(now=311.0) == LANE.built
+    assert replace(LANE, ttl_seconds=None).warm_tail(now=1e9) == LANE.sent
+
+
+def test_a_lane_is_cold_once_its_own_breakpoints_have_ended() -> None:
+    assert not LANE.is_cold(320.0)
+    assert LANE.is_cold(320.1)
+    assert not replace(LANE, ttl_seconds=3_600).is_cold(3_620.0)
+    assert not replace(LANE, ttl_seconds=None).is_cold(1e9)
+
+
+def test_a_lane_of_a_version_that_knew_less_is_read() -> None:
+    state = json.loads(dumps(LANE.to_json()))
+    for name in ("pace", "ttl_seconds", "stable_parts", "unreported"):
+        del state[name]
+    for entry in state["entries"]:
+        del entry["ttl_seconds"]
+    assert Lane.from_json(state) == replace(LANE, pace=Pace(), ttl_seconds=None)
 
 
 def test_a_late_report_does_not_take_the_tail_back() -> None:

@@ -30,6 +30,7 @@ from ._version import __version__
 from .objects import (
     Assistant,
     CacheBreakpoint,
+    CacheLifetime,
     CachePrediction,
     ErasedUser,
     Estimate,
@@ -66,6 +67,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "CacheBreakpoint",
+    "CacheLifetime",
     "CachePrediction",
     "ConfigurationError",
     "ConflictError",

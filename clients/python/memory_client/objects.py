@@ -211,6 +211,14 @@ class Recall(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheLifetime(Model):
+    """How long the prompt's breakpoints live (None without any), and who chose that: you, or the gaps between requests."""
+
+    ttl: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt(Model):
     """`request` is what the provider's SDK takes: `anthropic.messages.create(**prompt.request)`.
 
@@ -228,6 +236,8 @@ class Prompt(Model):
     request: dict[str, Any] = field(default_factory=dict)
     tokens: PromptTokens = field(default_factory=lambda: PromptTokens(raw={}))
     prediction: CachePrediction = field(default_factory=lambda: CachePrediction(raw={}))
+    cache: CacheLifetime | None = None
+    """None for a prompt of a server that did not choose yet."""
     breakpoints: list[CacheBreakpoint] = field(default_factory=list)
     window: Window = field(default_factory=lambda: Window(raw={}))
     recall: Recall | None = None
