@@ -3,7 +3,8 @@
 No public tokenizer exists for Claude, and o200k_base is 15-50 % off for it. But the number of tokens is close to linear
 in a few things that we count once, at write time. So each model has a small Bayesian linear regression (a Kalman filter
 without dynamics) from those counts to the input tokens that the provider reported, starting from a plausible prior,
-and a safety margin: the largest share by which the newest observations exceeded today's estimate.
+and a safety margin: the largest share by which the newest observations exceeded today's estimate, and more for a request
+that is unlike all of them (another script, images, far longer). No weight leaves the range that a tokenizer can have.
 """
 
 from __future__ import annotations
@@ -15,26 +16,41 @@ from math import ceil, sqrt
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
 
 # A byte-level tokenizer reports about 4.5 tokens per o200k token, Claude up to 1.5: the prior must be able to go there.
-_PRIOR_STD = (8.0, 4.0, 0.6, 0.8, 0.6, 0.5)
+_PRIOR_STD = (200.0, 4.0, 0.6, 0.8, 0.6, 0.5)
+# Tokens for a request, message, o200k token of Latin and of other scripts, byte, image token: the least and the most.
+_LEAST = (0.0, 0.5, 0.1, 0.1, 0.0, 0.1)
+_MOST = (4_000.0, 50.0, 8.0, 8.0, 1.0, 4.0)
+_ALIKE = 0.8
 _RELATIVE_NOISE = 0.01
 _DRIFT = 1.005  # old observations fade, so that a provider's new tokenizer is learnt again
 _MARGIN_WINDOW = 32
-_MARGIN_FLOOR = 0.005
+_MARGIN_FLOOR = 0.01
 _UNSEEN_MARGIN = 0.10
+_UNLIKE_STDS = 2.0  # of what the weights leave open about a request
+_UNLIKE_MARGIN = 0.4  # at most
 # Reports that contradict what is known mean a new tokenizer, once there are three in a row.
 _CONTRADICTION_STDS = 6.0
 _BELIEVED_AFTER = 3
 _ABSURD_FACTOR = 2.0  # so far off that it does not widen the margin either
 # No tokenizer makes more tokens than bytes, or far fewer than o200k_base; a provider adds some text of its own.
-_HIDDEN_TOKENS = 4_000
-_HIDDEN_TOKENS_PER_MESSAGE = 50
+_HIDDEN_TOKENS, _HIDDEN_TOKENS_PER_MESSAGE = _MOST[:2]
 _COARSEST = 0.2
 CALIBRATED_AFTER = 20  # observations
 
 
-_PRIOR_COVARIANCE = tuple(map(tuple, np.diag(np.square(_PRIOR_STD)).tolist()))
+def _prior_covariance() -> tuple[tuple[float, ...], ...]:
+    """What is finer for one script than o200k_base is most likely finer for the others too."""
+    covariance = np.diag(np.square(_PRIOR_STD))
+    covariance[2, 3] = covariance[3, 2] = _ALIKE * _PRIOR_STD[2] * _PRIOR_STD[3]
+    return tuple(map(tuple, covariance.tolist()))
+
+
+_PRIOR_COVARIANCE = _prior_covariance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +90,7 @@ class Observation:
     def is_possible(self) -> bool:
         """Whether any tokenizer could have made as many tokens of it."""
         c = self.counts
-        most = c.text_bytes + 4 * c.images + _HIDDEN_TOKENS_PER_MESSAGE * c.messages + _HIDDEN_TOKENS
+        most = c.text_bytes + _MOST[5] * c.images + _HIDDEN_TOKENS_PER_MESSAGE * c.messages + _HIDDEN_TOKENS
         return _COARSEST * (c.latin + c.other) < self.reported_tokens <= most
 
     @classmethod
@@ -125,9 +141,17 @@ class TokenEstimate:
         off = (abs(seen.reported_tokens / max(self._plain(seen.counts, 1), 1.0) - 1.0) for seen in self.recent)
         return sum(off) / len(self.recent)
 
-    def scaled(self) -> Scale:
-        """The estimate as one linear function, margin included: what budgets are computed with."""
-        factor = 1.0 + self.margin
+    def margin_for(self, counts: TokenCounts) -> float:
+        """The margin for a request like this: wider when what was reported so far says little about it."""
+        if len(self.recent) < 3:
+            return _UNSEEN_MARGIN
+        x = np.array(counts.features(1))
+        spread = _UNLIKE_STDS * sqrt(max(x @ np.array(self.covariance) @ x, 0.0)) / max(self._plain(counts, 1), 1.0)
+        return max(self.margin, min(spread, _UNLIKE_MARGIN))
+
+    def scaled(self, like: TokenCounts | None = None) -> Scale:
+        """The estimate as one linear function with its margin, for a request like this: what budgets are computed with."""
+        factor = 1.0 + (self.margin if like is None else self.margin_for(like))
         return Scale(tuple(weight * factor for weight in self.weights))
 
     def observe(self, counts: TokenCounts, reported_tokens: int) -> TokenEstimate:
@@ -165,6 +189,7 @@ class TokenEstimate:
         kept = np.eye(len(x)) - np.outer(gain, x)
         covariance = kept @ spread @ kept.T + noise * np.outer(gain, gain)
         weights = np.array(self.weights) + gain * (seen.reported_tokens - self._plain(seen.counts, 1))
+        weights = _within_bounds(weights, covariance)
         return replace(
             self,
             weights=tuple(weights.tolist()),
@@ -190,9 +215,10 @@ class TokenEstimate:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TokenEstimate:
+        covariance = tuple(tuple(row) for row in state["covariance"])
         return cls(
-            weights=tuple(state["weights"]),
-            covariance=tuple(tuple(row) for row in state["covariance"]),
+            weights=tuple(_within_bounds(np.array(state["weights"]), np.array(covariance)).tolist()),
+            covariance=covariance,
             recent=tuple(map(Observation.from_json, state["recent"])),
             observations=state["observations"],
             doubted=tuple(map(Observation.from_json, state.get("doubted", ()))),
@@ -201,19 +227,18 @@ class TokenEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A linear estimate: counts in, tokens of the provider out, never less than nothing."""
+    """A linear estimate: counts in, tokens of the provider out."""
 
     weights: tuple[float, ...]
 
     def tokens(self, counts: TokenCounts) -> float:
         _, message, latin, other, byte, image = self.weights
-        return max(
-            0.0,
+        return (
             message * counts.messages
             + latin * counts.latin
             + other * counts.other
             + byte * counts.text_bytes
-            + image * counts.images,
+            + image * counts.images
         )
 
     def ceil(self, counts: TokenCounts) -> int:
@@ -222,7 +247,18 @@ class Scale:
     @property
     def per_request(self) -> int:
         """Tokens that a request costs before it says anything."""
-        return ceil(max(0.0, self.weights[0]))
+        return ceil(self.weights[0])
+
+
+def _within_bounds(weights: FloatArray, covariance: FloatArray) -> FloatArray:
+    """The likeliest weights that a tokenizer can have: where one is held back, those that go with it make up for it."""
+    for _ in range(2 * len(weights)):
+        off = np.clip(weights, _LEAST, _MOST) - weights
+        worst = int(np.argmax(np.abs(off) / np.sqrt(np.diag(covariance))))
+        if off[worst] == 0:
+            return weights
+        weights = weights + covariance[:, worst] * (off[worst] / covariance[worst, worst])
+    return np.clip(weights, _LEAST, _MOST)
 
 
 def _noise(tokens: float) -> float:

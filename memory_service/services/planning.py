@@ -18,7 +18,7 @@ from memory_service.core.pricing import Model, find_model, provider_of
 from memory_service.core.prompt import Prompt
 from memory_service.core.recall import Candidate, Recalled, pack, pick, relevant
 from memory_service.core.request import Request
-from memory_service.core.tokens import Scale, TokenEstimate
+from memory_service.core.tokens import Scale, TokenCounts, TokenEstimate
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.window import Window, check_open_calls
 from memory_service.errors import InvalidInput
@@ -100,24 +100,25 @@ async def outline(
     spec = _with_defaults(spec, thread, assistant)
     request = settle(runtime, spec)
     stable = await stable_part(runtime, thread, assistant, spec.tools)
-    scale = await _scale(session, request)
+    estimate = await _estimate(session, request)
     lanes = await prompt_store.get_lanes(session, thread.pk)
     lane = lanes.pop(request.lane_key, None)
     request = request.in_lane(lane, now.timestamp())
     shared = request.shared_digest(stable)
     shared_sent_at = await prompt_store.shared_sent_at(session, shared) if shared else None
-    messages, more_before = await _load(session, thread, lane, scale, request.max_prompt_tokens)
+    messages, more_before = await _load(session, thread, lane, estimate.scaled(), request.max_prompt_tokens)
     open_ids = thread.open_tool_use_ids
     if new is not None:
         content = loads(new.content)
         open_ids = extend_tail(thread.tail, new.role, content, "message.content").open_tool_use_ids
         messages.append(_new_message(new, thread.last_seq + 1))
     check_open_calls(open_ids, messages)
+    shown = (message.counts for message in messages)
     outlined = plan.outline(
         request,
         stable,
         messages,
-        scale,
+        estimate.scaled(like=TokenCounts.total([stable.system_counts, stable.tool_counts, *shown])),
         runtime.counter.count,
         lane=lane,
         other_lanes=lanes,
@@ -211,9 +212,9 @@ def _with_defaults(spec: PromptSpec, thread: ThreadRecord, assistant: AssistantR
     )
 
 
-async def _scale(session: Session, request: Request) -> Scale:
-    estimate = await prompt_store.get_estimate(session, request.provider, request.model_name)
-    return (estimate or prior_estimate(request.model)).scaled()
+async def _estimate(session: Session, request: Request) -> TokenEstimate:
+    learnt = await prompt_store.get_estimate(session, request.provider, request.model_name)
+    return learnt or prior_estimate(request.model)
 
 
 def prior_estimate(model: Model) -> TokenEstimate:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def prompts(kinds: Sequence[str], seed: int, count: int) -> Iterator[TokenCounts
 
 
 def predict(estimate: TokenEstimate, counts: TokenCounts) -> int:
-    scale = estimate.scaled()
+    scale = estimate.scaled(like=counts)
     return scale.ceil(counts) + scale.per_request
 
 
@@ -92,7 +94,7 @@ def test_ten_thousand_reports() -> None:
     assert is_sane(estimate)
     for counts in prompts(["english", "korean"], 4, 100):
         true = TOKENIZERS["mixed"](counts)
-        assert true <= predict(estimate, counts) <= 1.05 * true
+        assert true <= predict(estimate, counts) <= 1.05 * true + 100  # short prompts were not seen for long
 
 
 def test_the_same_prompt_ten_thousand_times_and_then_another() -> None:
@@ -157,6 +159,15 @@ counts_strategy = st.builds(
 )
 
 
+SOME_ENGLISH = next(prompts(["english"], 12, 1))
+ONE_OF_EACH = [
+    TokenCounts(messages=1),
+    TokenCounts(latin=1, text_bytes=1),
+    TokenCounts(other=1, text_bytes=1),
+    TokenCounts(images=1),
+]
+
+
 @settings(max_examples=examples(200))
 @given(st.lists(st.tuples(counts_strategy, st.integers(0, 2**31)), max_size=30), counts_strategy)
 def test_whatever_is_reported_the_estimate_stays_finite(
@@ -167,8 +178,46 @@ def test_whatever_is_reported_the_estimate_stays_finite(
         estimate = estimate.observe(seen, reported)
         assert TokenEstimate.from_json(json.loads(dumps(estimate.to_json()))) == estimate
     assert is_sane(estimate)
-    assert estimate.margin >= 0
+    assert 0 <= estimate.margin <= estimate.margin_for(counts)
     assert 0 <= predict(estimate, counts) < 10**12
+    scale = estimate.scaled(like=counts)
+    for more in ONE_OF_EACH:
+        assert scale.tokens(counts + more) > scale.tokens(counts)
+        assert scale.tokens(more) > 0
+
+
+@settings(max_examples=examples(100))
+@given(
+    st.tuples(st.floats(0.5, 2.5), st.floats(0.5, 5), st.floats(0, 1), st.integers(1, 20), st.integers(0, 500)),
+    st.lists(st.sampled_from(["english", "code", "korean"]), min_size=1, unique=True),
+    st.integers(0, 99),
+)
+def test_after_twenty_reports_no_prompt_is_over_whatever_the_tokenizer(
+    weights: tuple[float, float, float, int, int], kinds: list[str], seed: int
+) -> None:
+    latin, other, of_bytes, message, request = weights
+
+    def tokenizer(c: TokenCounts) -> int:
+        words = (1 - of_bytes) * (latin * c.latin + other * c.other) + of_bytes * c.text_bytes
+        return round(words) + message * c.messages + request
+
+    seen = prompts(kinds, seed, 60)
+    estimate = learn(TokenEstimate.prior(1.0), tokenizer, islice(seen, CALIBRATED_AFTER))
+    for counts in seen:
+        true = tokenizer(counts)
+        assert true <= predict(estimate, counts) <= 1.25 * true
+        estimate = estimate.observe(counts, true)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("unlike", ["korean", "image"])
+def test_what_was_never_seen_is_estimated_with_care(name: str, unlike: str) -> None:
+    """Korean after English only, or an image after text: a wider margin, and not over."""
+    estimate = learn(TokenEstimate.prior(1.0), TOKENIZERS[name], prompts(["english"], 10, 40))
+    for text in prompts(["english" if unlike == "image" else unlike], 11, 30):
+        counts = replace(text, images=3_000) if unlike == "image" else text
+        assert estimate.margin_for(counts) > 3 * estimate.margin_for(text if unlike == "image" else SOME_ENGLISH)
+        assert TOKENIZERS[name](counts) + counts.images <= predict(estimate, counts)
 
 
 @given(st.lists(counts_strategy, max_size=8))
