@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -21,6 +22,7 @@ from memory_service.store.projects import AuthenticatedKey
 
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 _MAX_NAME_CHARACTERS = 64
+_INLINE_BYTES = 50_000
 _IDEMPOTENCY_KEY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -36,10 +38,16 @@ class CanonicalRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_canonical"):
-            body = loads(await self.body(), unique_keys=True)
-            check_text(body, "")
-            self._canonical = body
+            body = await self.body()
+            # Beside the event loop when it is long: very many small values take seconds to read.
+            self._canonical = _read(body) if len(body) <= _INLINE_BYTES else await asyncio.to_thread(_read, body)
         return self._canonical
+
+
+def _read(body: bytes) -> Any:
+    read = loads(body, unique_keys=True)
+    check_text(read, "")
+    return read
 
 
 class StrictRoute(APIRoute):

@@ -100,6 +100,13 @@ def index_entry(seq: int, text: str) -> bytes:
     return np.asarray(numbers, dtype="<i4").tobytes()
 
 
+def moved_entry(entry: bytes, seq: int) -> bytes:
+    """The entry of the same message at another seq, which is all that differs."""
+    numbers = np.frombuffer(entry, dtype="<i4").copy()
+    numbers[np.flatnonzero(numbers == 0) + 1] = seq
+    return numbers.tobytes()
+
+
 def pick(passages: Sequence[str], number: int) -> tuple[str, bool]:
     """A passage of a message (from 1), and whether it is only a part of it."""
     # The message may have been edited since it was ranked; then its end is as good as any part.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from zlib import crc32
 
@@ -57,7 +58,7 @@ def passages_of(text: str) -> list[str]:
         return [text] if text.strip() else []
     passages: list[str] = []
     current = ""
-    for sentence in _SENTENCE_END.split(text):
+    for sentence in _sentences(text):
         for piece in _pieces(sentence):
             if current and len(current) + 1 + len(piece) > PASSAGE_CHARACTERS:
                 passages.append(current)
@@ -67,6 +68,15 @@ def passages_of(text: str) -> list[str]:
     if current:
         passages.append(current)
     return passages
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """One by one: to split a book at once would let no other thread run meanwhile."""
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        yield text[start : end.start()]
+        start = end.end()
+    yield text[start:]
 
 
 def _pieces(sentence: str) -> list[str]:

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Literal
 
 from memory_service.core.messages import Tail, extend_tail
+from memory_service.core.recall import moved_entry
 from memory_service.errors import Conflict, InvalidInput, InvalidMessage, MemoryServiceError, NotFound
 from memory_service.runtime import Runtime, new_id
 from memory_service.services.ingest import note_appended, with_vectors
@@ -361,7 +362,7 @@ def _place(messages: Sequence[_Message], tail: Tail) -> tuple[list[Placed], Tail
             tail = extend_tail(tail, new.role, new.outline, "content")
         except MemoryServiceError as error:
             raise at_line(message.number, error) from error
-        placed.append((message.seq, new, message.line.entry_at(message.seq)))
+        placed.append((message.seq, new, moved_entry(new.entry, message.seq)))
     return placed, tail
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,9 +20,8 @@ from memory_service.core.messages import (
     extend_tail,
     outline,
 )
-from memory_service.core.recall import index_entry
+from memory_service.core.recall import index_entry, moved_entry
 from memory_service.core.terms import passages_of
-from memory_service.core.tokens import TokenCounts
 from memory_service.errors import EmbedderUnavailable, InvalidMessage
 from memory_service.providers.base import TextCounter
 from memory_service.runtime import Runtime, new_id
@@ -35,6 +35,12 @@ from memory_service.store.vectors import MessageVectors
 from memory_service.telemetry import metrics
 
 MAX_MESSAGES_PER_APPEND = 1_000
+# Checking, counting and indexing this many characters takes a few milliseconds; more is done beside the event loop.
+_INLINE_CHARACTERS = 20_000
+# What a value costs beside its characters.
+_VALUE_CHARACTERS = 50
+# An entry is made before it is known which seq the message gets.
+_ANY_SEQ = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +62,28 @@ class Draft:
 
 async def prepare(runtime: Runtime, drafts: Sequence[Draft], now: datetime) -> list[NewMessage]:
     """Do all that needs no transaction. Raises InvalidMessage naming the field and the remedy."""
-    checked = [_checked(draft) for draft in drafts]
-    counts = await runtime.count([counted_text(content) for content in checked])
-    thinking = await runtime.count([thinking_text(content) for content in checked])
-    messages = [
-        _new_message(draft, content, count, thought, now)
-        for draft, content, count, thought in zip(drafts, checked, counts, thinking, strict=True)
-    ]
+
+    def prepared() -> list[NewMessage]:
+        checked = [_checked(draft) for draft in drafts]
+        return [
+            _new_message(runtime.counter, draft, content, now) for draft, content in zip(drafts, checked, strict=True)
+        ]
+
+    messages = await asyncio.to_thread(prepared) if _is_long([draft.content for draft in drafts]) else prepared()
     return await with_vectors(runtime, messages)
+
+
+def _is_long(waiting: list[Any]) -> bool:
+    """Whether working on these values, and all in them, would keep other requests waiting."""
+    left = _INLINE_CHARACTERS
+    while waiting and left > 0:
+        value = waiting.pop()
+        left -= len(value) if isinstance(value, str) else _VALUE_CHARACTERS
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return left <= 0
 
 
 async def with_vectors(runtime: Runtime, messages: Sequence[NewMessage]) -> list[NewMessage]:
@@ -74,7 +94,11 @@ async def with_vectors(runtime: Runtime, messages: Sequence[NewMessage]) -> list
     active = await runtime.embedders.active()
     if active.embedder is None or not active.embedder.inline:
         return list(messages)
-    passages = [passages_of(message.text) for message in messages]
+    texts = [message.text for message in messages]
+    if _is_long([*texts]):
+        passages = await asyncio.to_thread(lambda: [passages_of(text) for text in texts])
+    else:
+        passages = [passages_of(text) for text in texts]
     try:
         rows = await active.embedder.embed_passages(list(chain.from_iterable(passages)))
     except EmbedderUnavailable:
@@ -88,24 +112,21 @@ async def with_vectors(runtime: Runtime, messages: Sequence[NewMessage]) -> list
 
 def prepare_one(counter: TextCounter, draft: Draft, now: datetime) -> NewMessage:
     """As `prepare` but for the vectors, for a caller that is beside the event loop already."""
-    content = _checked(draft)
-    return _new_message(
-        draft, content, counter.count(counted_text(content)), counter.count(thinking_text(content)), now
-    )
+    return _new_message(counter, draft, _checked(draft), now)
 
 
 def _checked(draft: Draft) -> tuple[Block, ...]:
     return check_content(draft.role, draft.content, f"{draft.field}content")
 
 
-def _new_message(
-    draft: Draft, content: Sequence[Block], counts: TokenCounts, thinking: TokenCounts, now: datetime
-) -> NewMessage:
+def _new_message(counter: TextCounter, draft: Draft, content: Sequence[Block], now: datetime) -> NewMessage:
+    counts, thinking = counter.count(counted_text(content)), counter.count(thinking_text(content))
+    text = content_text(content)
     return NewMessage(
         id=draft.id or new_id("msg", now),
         role=draft.role,
         content=dumps(content),
-        text=content_text(content),
+        text=text,
         outline=outline(content),
         counts=replace(counts, messages=1, images=sum(map(media_tokens, content))),
         thinking_tokens=thinking.latin + thinking.other,
@@ -113,6 +134,7 @@ def _new_message(
         created_at=draft.created_at or now,
         status=draft.status,
         run_id=draft.run_id,
+        entry=index_entry(_ANY_SEQ, text),
     )
 
 
@@ -138,7 +160,7 @@ async def append(
         if given is not None and given <= seq:
             raise InvalidMessage(f"`{field}seq` is {given}, but the message before has {seq}.", field=f"{field}seq")
         seq = given if given is not None else seq + 1
-        placed.append((seq, message, index_entry(seq, message.text)))
+        placed.append((seq, message, moved_entry(message.entry, seq)))
     records = await message_store.append(session, [Addition(thread.pk, placed, tail)], enqueue=enqueue)
     note_appended(session, records)
     return records
@@ -164,7 +186,7 @@ async def edit(
     kept = {key: value for key, value in merged.items() if value is not None}
     if new is None:
         new = copy_of(message, message.id)
-    edited = await edits.replace(session, thread, message, new, index_entry(message.seq, new.text), kept)
+    edited = await edits.replace(session, thread, message, new, moved_entry(new.entry, message.seq), kept)
     if edited.content != message.content:
         await _revalidate(session, thread, message.seq, deleted=0, action="edit")
     return edited
@@ -178,16 +200,22 @@ async def delete(session: Session, thread: ThreadRecord, message: MessageRecord,
 
 async def _revalidate(session: Session, thread: ThreadRecord, seq: int, *, deleted: int, action: str) -> None:
     """Walk the whole thread once more: edits are rare, and a broken pair would make every later prompt invalid."""
+    records = await message_store.range_of(session, thread.pk)
+    tail = await asyncio.to_thread(_tail_of, records, seq, action)
+    await edits.set_tail(session, thread.pk, tail, deleted=deleted)
+    await prompt_store.mark_edited(session, thread.pk, seq, deleted=deleted > 0)
+
+
+def _tail_of(records: Sequence[MessageRecord], seq: int, action: str) -> Tail:
     tail = Tail()
-    for record in await message_store.range_of(session, thread.pk):
+    for record in records:
         try:
             tail = extend_tail(tail, record.role, loads(record.content), f"message {record.id}")
         except InvalidMessage as error:
             raise InvalidMessage(
                 _why_broken(action, record, seq, error), code="tool_pair_broken", message_id=record.id
             ) from error
-    await edits.set_tail(session, thread.pk, tail, deleted=deleted)
-    await prompt_store.mark_edited(session, thread.pk, seq, deleted=deleted > 0)
+    return tail
 
 
 def _why_broken(action: str, record: MessageRecord, seq: int, error: InvalidMessage) -> str:
@@ -201,7 +229,7 @@ def _why_broken(action: str, record: MessageRecord, seq: int, error: InvalidMess
 
 
 def copy_of(record: MessageRecord, id: str) -> NewMessage:
-    """A stored message as one that can be written, under an id of its own."""
+    """A stored message as one that can be written, under an id of its own; without an entry of the index."""
     content: Sequence[Block] = loads(record.content)
     return NewMessage(
         id=id,

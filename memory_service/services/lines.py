@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from memory_service.core.recall import index_entry
 from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.providers.base import TextCounter
 from memory_service.services import ingest
@@ -56,16 +55,12 @@ Part = Sequence[tuple[int, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class PreparedMessage:
-    """`message` is ready to be written, under the id of the line if `has_id`; `entry` too, if the line says its seq."""
+    """`message` is ready to be written, under the id of the line if `has_id`."""
 
     message: NewMessage
-    entry: bytes | None
     has_id: bool
     thread_id: str | None
     seq: int | None
-
-    def entry_at(self, seq: int) -> bytes:
-        return index_entry(seq, self.message.text) if self.entry is None else self.entry
 
 
 PreparedPart = list[tuple[int, AssistantLine | ThreadLine | PreparedMessage]]
@@ -103,8 +98,7 @@ def prepare_part(part: Part, read: ReadLine, counter: TextCounter, now: datetime
 
 def _prepare(line: MessageLine, counter: TextCounter, now: datetime) -> PreparedMessage:
     message = ingest.prepare_one(counter, line.draft, now)
-    entry = index_entry(line.seq, message.text) if line.seq is not None else None
-    return PreparedMessage(message, entry, line.draft.id is not None, line.thread_id, line.seq)
+    return PreparedMessage(message, line.draft.id is not None, line.thread_id, line.seq)
 
 
 def at_line(number: int, error: MemoryServiceError) -> InvalidInput:

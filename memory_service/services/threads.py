@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,10 +11,11 @@ from memory_service.errors import InvalidInput
 from memory_service.runtime import new_id
 from memory_service.services import ingest
 from memory_service.store import messages as message_store
+from memory_service.store import recall as recall_store
 from memory_service.store import threads as thread_store
 from memory_service.store import vectors as vector_store
 from memory_service.store.db import Session
-from memory_service.store.messages import NewMessage
+from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.threads import ThreadRecord
 
 _BATCH = 1_000
@@ -68,9 +70,14 @@ async def fork(
     )
     records = await message_store.range_of(session, source.pk, last_seq=seq)
     for at in range(0, len(records), _BATCH):
-        batch = [ingest.copy_of(record, new_id("msg", now)) for record in records[at : at + _BATCH]]
+        batch = await asyncio.to_thread(_copies, records[at : at + _BATCH], now)
         seqs = [record.seq for record in records[at : at + _BATCH]]
         await ingest.append(session, copy, batch, [""] * len(batch), seqs, enqueue=False)
         copy = await thread_store.get_thread(session, copy.id)
+    await recall_store.copy_index(session, source.pk, copy.pk, seq)
     await vector_store.copy(session, source.pk, copy.pk, seq)
     return copy
+
+
+def _copies(records: Sequence[MessageRecord], now: datetime) -> list[NewMessage]:
+    return [ingest.copy_of(record, new_id("msg", now)) for record in records]

@@ -83,7 +83,8 @@ def _append(vector_table: str | None) -> TextClause:
 class NewMessage:
     """A message that was checked and counted. `content` is canonical JSON, `outline` that of `core.messages`.
 
-    `vectors` are those of the text's passages; None leaves them to the background loop.
+    `entry` is that of the recall index, for whatever seq the message will get. `vectors` are those of the text's
+    passages; None leaves them to the background loop.
     """
 
     id: str
@@ -98,6 +99,7 @@ class NewMessage:
     run_id: str | None = None
     status: str = "completed"
     vectors: MessageVectors | None = None
+    entry: bytes = b""
 
     @property
     def tool_use_ids(self) -> list[str]:

@@ -33,6 +33,17 @@ async def thread_index(session: AsyncSession, thread_pk: int, before_seq: int | 
     return bytes(index) if index is not None else b""
 
 
+async def copy_index(session: AsyncSession, source_pk: int, target_pk: int, last_seq: int) -> None:
+    """Give a fork the index of its source up to a seq."""
+    await session.execute(
+        text(
+            "INSERT INTO message_terms (thread_pk, project_id, seq, terms)"
+            " SELECT :target, project_id, seq, terms FROM message_terms WHERE thread_pk = :source AND seq <= :last_seq"
+        ),
+        {"source": source_pk, "target": target_pk, "last_seq": last_seq},
+    )
+
+
 async def user_indexes(session: AsyncSession, user_id: str) -> Sequence[ThreadIndex]:
     rows = await session.execute(
         text(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from http.client import HTTPConnection
+from select import select
 from typing import Any
 
 import httpx2
@@ -165,6 +166,25 @@ def test_many_fields_that_nobody_knows(api: httpx2.Client) -> None:
     """To compare each with each would take hours."""
     error = refused(api.post("/v1/search", json={f"field_{i}": i for i in range(100_000)}), 422, field="q")
     assert len(error["details"]["problems"]) == 20
+
+
+def test_a_body_of_many_values_keeps_nobody_waiting(api: httpx2.Client) -> None:
+    """It takes a second to read. Were that done by what answers all others, nobody would be answered before its end."""
+    thread = new_thread(api)
+    body = b'{"role": "assistant", "content": [[%b]], "role": ""}' % b",".join([b'{"a":1}'] * 600_000)
+    with closing(HTTPConnection(api.base_url.host, api.base_url.port or 80, timeout=60)) as connection:
+        connection.putrequest("POST", f"/v1/threads/{thread['id']}/messages")
+        connection.putheader("content-type", "application/json")
+        connection.putheader("content-length", str(len(body)))
+        connection.putheader("authorization", api.headers["authorization"])
+        connection.endheaders(body[:-1])
+        for _ in range(100):  # by then all but the last byte has arrived
+            ok(api.get("/healthz"))
+        connection.send(body[-1:])
+        for _ in range(5):
+            ok(api.get("/healthz"))
+        assert select([connection.sock], [], [], 0)[0] == []
+        assert b"stands twice" in connection.getresponse().read()
 
 
 def test_numbers_beyond_all_bounds(api: httpx2.Client, unchanged: Unchanged) -> None:

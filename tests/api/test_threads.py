@@ -237,6 +237,7 @@ def test_fork(api: httpx2.Client, seq: int) -> None:
     assert not {m["id"] for m in copied} & {m["id"] for m in kept}
     assert {key: copy[key] for key in FIELDS} == FIELDS
     assert copy["message_count"] == len(kept)
+    assert _found(api, copy) == {at for at in _found(api, source) if at <= seq}
     assert ok(api.get(f"/v1/threads/{source['id']}"))["message_count"] == len(held)
     # The copy goes on where the history ends, open tool calls included.
     if seq == 2:
@@ -246,6 +247,11 @@ def test_fork(api: httpx2.Client, seq: int) -> None:
     else:
         append(api, copy["id"], "user", "and now?")
     anthropic_rules.check(ok(build(api, copy["id"]), 201)["request"])
+
+
+def _found(api: httpx2.Client, thread: dict[str, Any]) -> set[int]:
+    hits = ok(api.get(f"/v1/threads/{thread['id']}/search", params={"q": "two both bye"}))["data"]
+    return {hit["seq"] for hit in hits if hit["why"]["words"]}
 
 
 def test_a_fork_with_fields_of_its_own(api: httpx2.Client) -> None:

@@ -19,6 +19,7 @@ from memory_service.core.recall import (
     count_documents,
     escape,
     index_entry,
+    moved_entry,
     pack,
     pick,
     rank,
@@ -64,6 +65,12 @@ def test_an_index_entry_says_which_passage_is_where(text: str, seq: int) -> None
         assert pick(passages_of(text), number)[0] == passage
     assert numbers == expected
     assert count_documents(index_entry(seq, text)) == len(passages_of(text))
+
+
+@settings(max_examples=examples(200))
+@given(texts, st.integers(1, 2**31 - 1))
+def test_an_entry_moves_to_another_seq(text: str, seq: int) -> None:
+    assert moved_entry(index_entry(1, text), seq) == index_entry(seq, text)
 
 
 def _naive_rank(corpus: list[str], query: list[int], limit: int) -> list[tuple[int, float]]:
