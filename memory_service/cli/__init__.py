@@ -12,6 +12,7 @@ from memory_service.cli import embedder, keys
 from memory_service.cli.common import AsJson, explained
 from memory_service.cli.doctor import doctor
 from memory_service.cli.serve import migrate, serve
+from memory_service.cli.simulate import simulate
 from memory_service.cli.transfer import export, import_
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command()(migrate)
 app.command()(doctor)
 app.command()(export)
 app.command("import")(import_)
+app.command()(simulate)
 app.add_typer(keys.app, name="keys")
 app.add_typer(embedder.app, name="embedder")
 

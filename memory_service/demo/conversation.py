@@ -1,4 +1,4 @@
-"""What the demo plays: the messages of one conversation, in order."""
+"""What is played: the messages of one conversation, in order."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
+    """`system` is the conversation's own; `shared`, system texts it has from an assistant. `documents` follow `system`."""
+
     title: str
     system: str | None
     lines: list[Line]
+    tools: tuple[Block, ...] = ()
+    shared: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()

@@ -34,6 +34,19 @@ def from_openai(messages: Iterable[tuple[str, Any]], *, title: str) -> Conversat
     return Conversation(title=title, system="\n\n".join(filter(None, system)) or None, lines=lines)
 
 
+def tools_of(tools: Any) -> tuple[Block, ...]:
+    """Tools in OpenAI's form or Anthropic's, as Anthropic's; what is neither is left out."""
+    return tuple(tool for one in tools or () if isinstance(one, dict) and (tool := _tool(one)))
+
+
+def _tool(tool: dict[str, Any]) -> Block | None:
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        return tool if "name" in tool else None
+    schema = function.get("parameters") or {"type": "object", "properties": {}}
+    return {"name": function.get("name"), "description": function.get("description", ""), "input_schema": schema}
+
+
 def _line(reader: LineReader, calls: _ToolCalls) -> Line | None:
     """None for a message without any content, which no provider accepts."""
     created_at, expects = reader.created_at(), reader.expects()

@@ -1,11 +1,12 @@
-"""Reads a conversation to play from a file, whatever wrote it.
+"""Reads the conversations of a file, whatever wrote it.
 
 Recognised by content, not by name:
 
-- our own export: NDJSON lines with `type` `thread` or `message`;
+- our own export: NDJSON lines with `type` `assistant`, `thread` or `message`;
 - LoCoMo: a JSON list of conversations (or one), `speaker_a` becomes the user, `speaker_b` the assistant;
 - OpenAI messages: a JSON list, or one per line, or an object that holds them as `messages`, `history` or
-  `traj` (or a list of such objects). `created_at` and `expects` beside `role` and `content` are kept.
+  `traj` (or a list of such objects, or one per line). `tools` beside these, `created_at` and `expects` beside `role` and
+  `content` are kept.
 
 One of several conversations in a file is addressed as `file.json#conv-26` (or `pick="conv-26"`): an id, or a
 position from 0.
@@ -16,12 +17,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from memory_service.core.markup import document_text
 from memory_service.demo.conversation import Conversation, Line
-from memory_service.demo.openai_messages import LineReader, from_openai, is_message
+from memory_service.demo.openai_messages import LineReader, from_openai, is_message, tools_of
 from memory_service.errors import InvalidInput
 
 MAX_FILE_BYTES = 200_000_000
@@ -32,13 +35,18 @@ IDS = ("sample_id", "id", "task_id", "thread_id")
 
 
 def load_conversation(path: str | Path, *, pick: str | None = None) -> Conversation:
-    """The conversation in a file; `pick` (or `#…` after the path) chooses one of several."""
+    """The first conversation in a file; `pick` (or `#…` after the path) chooses one of several."""
+    return next(load_conversations(path, pick=pick))
+
+
+def load_conversations(path: str | Path, *, pick: str | None = None) -> Iterator[Conversation]:
+    """All conversations of a file, at least one, or the one that `pick` names. Raises InvalidInput."""
     file, pick = _split_pick(str(path), pick)
     text = _read(file)
     parsed = _parse_json(text)
     if parsed is not None:
         return _from_json(parsed, file, pick)
-    return _from_ndjson(list(_ndjson(text, file)), file)
+    return _from_ndjson(list(_ndjson(text, file)), file, pick)
 
 
 def _split_pick(path: str, pick: str | None) -> tuple[Path, str | None]:
@@ -87,31 +95,35 @@ def _ndjson(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, entry
 
 
-def _from_ndjson(entries: list[tuple[int, dict[str, Any]]], file: Path) -> Conversation:
+def _from_ndjson(entries: list[tuple[int, dict[str, Any]]], file: Path, pick: str | None) -> Iterator[Conversation]:
     if not entries:
         raise _invalid(f"{file.name} is empty. {EXPECTED}")
-    if "type" in entries[0][1] and "role" not in entries[0][1]:
-        return _from_export(entries, file)
-    if any(entry.get("type") in ("thread", "message") for _, entry in entries):
-        return _from_export(entries, file)
-    return from_openai(((f"{file.name}, line {number}", entry) for number, entry in entries), title=file.stem)
+    first = entries[0][1]
+    if ("type" in first and "role" not in first) or any(_is_exported(entry) for _, entry in entries):
+        return _from_export(entries, file, pick)
+    if _reader(first) is not None:
+        return _from_json([entry for _, entry in entries], file, pick)
+    lines = ((f"{file.name}, line {number}", entry) for number, entry in entries)
+    return iter([from_openai(lines, title=file.stem)])
 
 
-def _from_json(parsed: Any, file: Path, pick: str | None) -> Conversation:
-    if isinstance(parsed, dict) and parsed.get("type") in ("thread", "message"):
-        return _from_export([(1, parsed)], file)  # an export of a single line
+def _is_exported(entry: dict[str, Any]) -> bool:
+    return entry.get("type") in ("thread", "message")
+
+
+def _from_json(parsed: Any, file: Path, pick: str | None) -> Iterator[Conversation]:
+    if isinstance(parsed, dict) and _is_exported(parsed):
+        return _from_export([(1, parsed)], file, pick)  # an export of a single line
     if _is_message_list(parsed):
-        return _messages(parsed, file, title=file.stem)
+        return iter([_messages(parsed, file, title=file.stem)])
     if is_message(parsed):
-        return _messages([parsed], file, title=file.stem)
+        return iter([_messages([parsed], file, title=file.stem)])
     candidates = parsed if isinstance(parsed, list) else [parsed]
     known = [candidate for candidate in candidates if _reader(candidate) is not None]
     if not known:
         raise _invalid(f"{file.name} is JSON of another kind. {EXPECTED}")
-    chosen = _pick(known, pick, file)
-    reader = _reader(chosen)
-    assert reader is not None
-    return reader(chosen, file)
+    chosen = known if pick is None else [_pick(known, pick, file)]
+    return (reader(one, file) for one in chosen if (reader := _reader(one)))
 
 
 def _is_message_list(value: Any) -> bool:
@@ -130,9 +142,7 @@ def _reader(candidate: Any) -> Callable[[dict[str, Any], Path], Conversation] | 
     return None
 
 
-def _pick(candidates: list[dict[str, Any]], pick: str | None, file: Path) -> dict[str, Any]:
-    if pick is None:
-        return candidates[0]
+def _pick(candidates: list[dict[str, Any]], pick: str, file: Path) -> dict[str, Any]:
     by_id = [one for one in candidates if pick in {str(one[key]) for key in IDS if key in one}]
     if by_id:
         return by_id[0]
@@ -149,7 +159,7 @@ def _name(candidate: dict[str, Any]) -> str:
 def _from_wrapped(candidate: dict[str, Any], file: Path) -> Conversation:
     messages = next(candidate[key] for key in WRAPPERS if _is_message_list(candidate.get(key)))
     title = " ".join(filter(None, [file.stem, _name(candidate)]))
-    return _messages(messages, file, title=title)
+    return replace(_messages(messages, file, title=title), tools=tools_of(candidate.get("tools")))
 
 
 def _messages(messages: list[Any], file: Path, *, title: str) -> Conversation:
@@ -157,23 +167,58 @@ def _messages(messages: list[Any], file: Path, *, title: str) -> Conversation:
     return from_openai(numbered, title=title)
 
 
-def _from_export(entries: list[tuple[int, dict[str, Any]]], file: Path) -> Conversation:
-    """Our export. Of several threads in one file the first is played; other types of line are passed over."""
-    thread = next((entry for _, entry in entries if entry.get("type") == "thread"), {})
-    thread_id = thread.get("id")
-    lines = []
+@dataclass
+class _Thread:
+    """A thread of an export while its lines are read."""
+
+    fields: dict[str, Any]
+    lines: list[Line]
+
+
+def _from_export(entries: list[tuple[int, dict[str, Any]]], file: Path, pick: str | None) -> Iterator[Conversation]:
+    """Our export, or lines like it: a message without a thread's id belongs to the thread before it."""
+    assistants: dict[str, dict[str, Any]] = {}
+    threads: dict[str | None, _Thread] = {}
+    newest: str | None = None
     for number, entry in entries:
-        if entry.get("type") != "message" or thread_id not in (None, entry.get("thread_id", thread_id)):
-            continue
-        reader = LineReader(f"{file.name}, line {number}", entry)
-        lines.append(Line(role=reader.role(), content=reader.content(), created_at=reader.created_at()))
-    if not lines:
+        kind = entry.get("type")
+        if kind == "assistant":
+            assistants[str(entry.get("id"))] = entry
+        elif kind == "thread":
+            newest = str(entry.get("id"))
+            threads[newest] = _Thread(entry, [])
+        elif kind == "message":
+            reader = LineReader(f"{file.name}, line {number}", entry)
+            line = Line(role=reader.role(), content=reader.content(), created_at=reader.created_at())
+            threads.setdefault(entry.get("thread_id", newest), _Thread({}, [])).lines.append(line)
+    spoken = {id_: thread for id_, thread in threads.items() if thread.lines}
+    if not spoken:
         raise _invalid(f"{file.name} is an export without messages. {EXPECTED}")
-    return Conversation(title=str(thread_id or file.stem), system=_instructions(thread), lines=lines)
+    if pick is not None and pick not in spoken:
+        raise _invalid(f"{file.name} holds no thread {pick!r}; it has {', '.join(map(str, list(spoken)[:20]))}")
+    for id_, thread in spoken.items():
+        if pick in (None, id_):
+            yield _exported(str(id_ or file.stem), thread, assistants.get(str(thread.fields.get("assistant_id")), {}))
 
 
-def _instructions(thread: dict[str, Any]) -> str | None:
-    instructions = thread.get("instructions")
+def _exported(title: str, thread: _Thread, assistant: dict[str, Any]) -> Conversation:
+    shared = [_instructions(assistant), *_documents(assistant)]
+    return Conversation(
+        title=title,
+        system=_instructions(thread.fields),
+        lines=thread.lines,
+        tools=tuple(thread.fields.get("tools") or assistant.get("tools") or ()),
+        shared=tuple(text for text in shared if text),
+        documents=_documents(thread.fields),
+    )
+
+
+def _documents(fields: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(document_text(one["text"], one.get("title")) for one in fields.get("documents") or ())
+
+
+def _instructions(fields: dict[str, Any]) -> str | None:
+    instructions = fields.get("instructions")
     if isinstance(instructions, list):
         instructions = "\n\n".join(str(block.get("text", "")) for block in instructions if isinstance(block, dict))
     return instructions or None

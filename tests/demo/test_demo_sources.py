@@ -10,7 +10,7 @@ import pytest
 
 from memory_service.demo import sources
 from memory_service.demo.conversation import Conversation, Line
-from memory_service.demo.sources import load_conversation
+from memory_service.demo.sources import load_conversation, load_conversations
 from memory_service.errors import InvalidInput
 
 Write = Callable[..., Path]
@@ -73,6 +73,32 @@ def test_export_keeps_blocks_and_times(write: Write) -> None:
 def test_an_export_without_messages_is_refused(write: Write) -> None:
     with pytest.raises(InvalidInput, match="export without messages"):
         load_conversation(write({"type": "thread", "id": "thread_1"}, {"type": "usage"}))
+
+
+def test_all_threads_of_an_export_are_read_with_what_they_begin_with(write: Write) -> None:
+    path = write(
+        {"type": "assistant", "id": "asst_1", "instructions": "Be kind.", "tools": [{"name": "find"}]},
+        {"type": "thread", "id": "thread_1", "assistant_id": "asst_1", "documents": [{"text": "Menu", "title": "m"}]},
+        {"type": "message", "role": "user", "content": "one", "thread_id": "thread_1"},
+        {"type": "thread", "id": "thread_2", "tools": [{"name": "own"}]},
+        {"type": "thread", "id": "thread_3"},
+        {"type": "message", "role": "user", "content": "two", "thread_id": "thread_2"},
+    )
+    first, second = load_conversations(path)
+    assert (first.title, first.shared, first.tools) == ("thread_1", ("Be kind.",), ({"name": "find"},))
+    assert first.documents == ('<document title="m">\nMenu\n</document>',)
+    assert (second.title, second.shared, second.tools) == ("thread_2", (), ({"name": "own"},))
+    assert [one.title for one in load_conversations(f"{path}#thread_2")] == ["thread_2"]
+    with pytest.raises(InvalidInput, match="it has thread_1, thread_2"):
+        load_conversation(path, pick="thread_3")
+
+
+def test_a_conversation_on_each_line(write: Write) -> None:
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+    lines = [{"id": n, "messages": [{"role": "user", "content": f"talk {n}"}], "tools": tools} for n in (1, 2)]
+    found = list(load_conversations(write(*lines, name="talks.jsonl")))
+    assert [one.lines[0].content for one in found] == ["talk 1", "talk 2"]
+    assert found[0].tools == ({"name": "find", "description": "", "input_schema": {"type": "object"}},)
 
 
 # --- LoCoMo ---
