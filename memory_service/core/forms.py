@@ -10,10 +10,13 @@ from typing import Any
 from memory_service.core.canonical import Raw, dumps
 from memory_service.core.counting import without_bytes
 from memory_service.core.layout import Layout, Piece
-from memory_service.core.messages import Block, block_text
+from memory_service.core.messages import THINKING_TYPES, Block, block_text, is_tool_result
 from memory_service.core.request import Request
 
 _DEFAULT_MEDIA_TYPE = "application/octet-stream"
+# What of an assistant's message is no text for OpenAI: calls have a place of their own, thinking none.
+_NOT_SAID = frozenset({"tool_use", *THINKING_TYPES})
+_ATTACHED = "(More of this result follows the results.)"
 
 
 def to_request(request: Request, layout: Layout, thread_id: str) -> dict[str, Any]:
@@ -99,22 +102,39 @@ def _mark_openai(blocks: Sequence[dict[str, Any]]) -> None:
 
 
 def _openai_user(pieces: Sequence[tuple[int, Piece]], marks: set[int]) -> list[dict[str, Any]]:
+    """Tool messages, which hold text alone, then what else there is: first the images and files of the results."""
     messages: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
     for index, piece in pieces:
-        if piece.block.get("type") == "tool_result":
-            content: list[dict[str, Any]] = [{"type": "text", "text": block_text(piece.block)}]
+        if is_tool_result(piece.block):
+            content, attached = _openai_result(piece.block)
             messages.append({"role": "tool", "tool_call_id": piece.block["tool_use_id"], "content": content})
+            parts += attached
         else:
-            content = [_openai_part(piece.block)]
+            content = _openai_parts(piece.block)
             parts += content
         if index in marks:
             _mark_openai(content)
     return [*messages, {"role": "user", "content": parts}] if parts else messages
 
 
+def _openai_result(result: Block) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The text of a tool's result, and what else is in it, under the id of the call."""
+    held = result.get("content", "")
+    if isinstance(held, str):
+        return [{"type": "text", "text": held}], []
+    parts = [part for block in held for part in _openai_parts(block)]
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    attached = [part for part in parts if part["type"] != "text"]
+    if not attached:
+        return [{"type": "text", "text": "\n".join(texts)}], []
+    source = {"type": "text", "text": f"Result of {result['tool_use_id']}:"}
+    return [{"type": "text", "text": "\n".join([*texts, _ATTACHED])}], [source, *attached]
+
+
 def _openai_assistant(pieces: Sequence[tuple[int, Piece]]) -> list[dict[str, Any]]:
-    text = "\n".join(block_text(p.block) for _, p in pieces if p.block.get("type") == "text")
+    said = [p.block for _, p in pieces if p.block.get("type") not in _NOT_SAID]
+    text = "\n".join(block_text(block) or dumps(without_bytes(block)) for block in said)
     calls = [
         {
             "id": p.block["id"],
@@ -132,17 +152,34 @@ def _openai_assistant(pieces: Sequence[tuple[int, Piece]]) -> list[dict[str, Any
     return [message]
 
 
-def _openai_part(block: Block) -> dict[str, Any]:
+def _openai_parts(block: Block) -> list[dict[str, Any]]:
     source = block.get("source")
     source = source if isinstance(source, Mapping) else {}
-    if block.get("type") == "image":
-        return {"type": "image_url", "image_url": {"url": _url(source)}}
-    if block.get("type") == "document" and source.get("type") == "base64":
-        return {
-            "type": "file",
-            "file": {"filename": block.get("title") or "document", "file_data": _url(source)},
-        }
-    return {"type": "text", "text": block_text(block) or dumps(without_bytes(block))}
+    match block.get("type"):
+        case "image" if source.get("type") in ("base64", "url"):
+            return [{"type": "image_url", "image_url": {"url": _url(source)}}]
+        case "document":
+            return _openai_document(block, source)
+    return [{"type": "text", "text": block_text(block) or dumps(without_bytes(block))}]
+
+
+def _openai_document(block: Block, source: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """OpenAI has no place for what is said of a document, nor for its address: these stand before it as text."""
+    named = ("context",) if source.get("type") == "base64" else ("title", "context")  # the title is the file's name
+    said = [str(block[key]) for key in named if block.get(key)]
+    content = source.get("content")
+    match source.get("type"):
+        case "base64":
+            name = str(block.get("title") or "document")
+            parts = [{"type": "file", "file": {"filename": name, "file_data": _url(source)}}]
+        case "file":
+            parts = [{"type": "file", "file": {"file_id": source.get("file_id")}}]
+        case "content" if isinstance(content, list):
+            parts = [part for held in content if isinstance(held, Mapping) for part in _openai_parts(held)]
+        case _:
+            said.append(block_text(block) or str(content or source.get("url", "")))
+            parts = []
+    return [*([{"type": "text", "text": "\n".join(said)}] if said else []), *parts]
 
 
 def _url(source: Mapping[str, Any]) -> str:

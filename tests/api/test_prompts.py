@@ -18,6 +18,7 @@ Rows = Callable[[], dict[str, list[str]]]
 FILLER = (
     "Nothing of note happened on this day, and so it went on for a good while longer than anybody had expected. " * 8
 )
+PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0xLjQK"}
 FACT = "The zephyrine teapot belongs to Ingeborg."
 QUESTION = "Whose is the zephyrine teapot?"
 
@@ -323,6 +324,46 @@ def test_defaults_of_assistant_and_thread(api: httpx2.Client) -> None:
     none = ok(api.post(f"{path}/prompts", json={"tools": [], "model": "gpt-4o"}), 201)
     openai_rules.check(none["request"])
     assert "tools" not in none["request"]
+
+
+def _document(source: dict[str, Any], **said: str) -> dict[str, Any]:
+    return {"type": "document", "source": source, **said}
+
+
+def test_what_openai_has_no_place_for(api: httpx2.Client) -> None:
+    """Tool messages hold text alone, and files neither titles nor addresses: nothing of it is lost."""
+    calls = [{"type": "tool_use", "id": id_, "name": "look", "input": {}} for id_ in "abc"]
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
+    content = [
+        {"type": "tool_result", "tool_use_id": "a", "content": [image]},
+        {"type": "tool_result", "tool_use_id": "b", "content": "plain"},
+        {"type": "tool_result", "tool_use_id": "c", "content": [text("seen"), _document(PDF, title="c.pdf")]},
+        _document({"type": "url", "url": "https://example.com/d.pdf"}, title="A plan", context="from Ada"),
+        _document({"type": "text", "media_type": "text/plain", "data": "in short"}, title="Notes"),
+        _document({"type": "content", "content": [text("inside"), image]}),
+        _document({"type": "file", "file_id": "file-1"}),
+    ]
+    thread = new_thread(api, ("user", "look"), ("assistant", [*calls, {"type": "new", "n": 1}]), ("user", content))
+    request = ok(api.post(f"/v1/threads/{thread['id']}/prompts", json={"model": "gpt-4o"}), 201)["request"]
+    openai_rules.check(request)
+    assert request["messages"][1]["content"] == '{"type":"new","n":1}'
+    a, b, c, user = request["messages"][2:]
+    assert [m["tool_call_id"] for m in (a, b, c)] == ["a", "b", "c"]
+    assert b["content"] == [text("plain")]
+    assert c["content"][0]["text"].startswith("seen\n")
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    pdf = {"filename": "c.pdf", "file_data": f"data:application/pdf;base64,{PDF['data']}"}
+    assert user["content"] == [
+        text("Result of a:"),
+        picture,
+        text("Result of c:"),
+        {"type": "file", "file": pdf},
+        text("A plan\nfrom Ada\nhttps://example.com/d.pdf"),
+        text("Notes\nin short"),
+        text("inside"),
+        picture,
+        {"type": "file", "file": {"file_id": "file-1"}},
+    ]
 
 
 @pytest.mark.parametrize(
