@@ -5,12 +5,12 @@ what is recalled into that room.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory_service.core.budget import default_recall_tokens
 from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
-from memory_service.core.messages import Message
+from memory_service.core.messages import Message, opens_turn
 from memory_service.core.prompt import Prompt, assemble
 from memory_service.core.recall import Recalled
 from memory_service.core.request import Request
@@ -76,6 +76,7 @@ def outline(
     `messages` and `more_before` as in `plan_window`; `other_lanes` and `shared_sent_at` as in `assemble`. Raises
     NoUserMessage and PromptTooLarge.
     """
+    lane = _recounted(lane, messages, lambda text: scale.ceil(count(text)))
     context_text = context_block(context)
     context_tokens = scale.ceil(count(context_text))
     reserve = recall.max_tokens if recall.max_tokens is not None else default_recall_tokens(request.max_prompt_tokens)
@@ -98,6 +99,15 @@ def outline(
     return Outline(
         request, stable, lane, other_lanes, shared_sent_at, scale, window, context_text, recall_tokens, query or None
     )
+
+
+def _recounted(lane: Lane | None, messages: Sequence[Message], tokens_of: Callable[[str], int]) -> Lane | None:
+    """The lane with its open turn's frozen text counted anew: the estimate may have learnt since it was frozen."""
+    turn = lane.open_turn if lane else None
+    opener = next((m for m in reversed(messages) if opens_turn(m.role, m.content)), next(iter(messages), None))
+    if lane is None or turn is None or opener is None or turn.first_seq != opener.seq:
+        return lane
+    return replace(lane, open_turn=replace(turn, volatile=turn.volatile.recounted(tokens_of)))
 
 
 def complete(outlined: Outline, recalled: Sequence[Recalled], count: CountText, now: float) -> Prompt:

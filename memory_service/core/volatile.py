@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from memory_service.core.recall import Recalled, escape, render_block
@@ -37,6 +37,9 @@ class Volatile:
     @property
     def tokens(self) -> int:
         return self.recalled_tokens + self.context_tokens
+
+    def recounted(self, tokens_of: Callable[[str], int]) -> Volatile:
+        return replace(self, recalled_tokens=tokens_of(self.recalled_text), context_tokens=tokens_of(self.context_text))
 
     def without_recall(self) -> Volatile:
         return Volatile(context_text=self.context_text, context_tokens=self.context_tokens)

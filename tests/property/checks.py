@@ -29,27 +29,41 @@ def check_budget(thread: Simulator, built: Built) -> None:
     assert sum(parts) == tokens.total
     assert tokens.limit == built.spec.max_prompt_tokens
     assert tokens.total <= tokens.limit
+    check_prediction(built)
     body = anthropic_body(built)
     counted = count_request(thread, body)
     assert counted <= tokens.total
     # Merged messages and line ends between blocks are counted, though they cost nothing here.
     blocks = list(blocks_of(body))
-    thinking = sum(1 for _, block in blocks if "thinking" in block)
-    assert tokens.total - counted <= 24 + 10 * (len(blocks) + len(built.messages) + thinking)
+    thinking = sum(len(block["thinking"]) for _, block in blocks if "thinking" in block)
+    assert tokens.total - counted <= 24 + 17 * (len(blocks) + len(built.messages)) + thinking
+
+
+def check_prediction(built: Built) -> None:
+    """Whatever was rounded: each token is billed once, and no place in the prompt lies behind its end."""
+    predicted, total = built.prompt.prediction, built.prompt.tokens.total
+    bill = (predicted.cache_read_tokens, predicted.cache_write_tokens, predicted.uncached_tokens)
+    assert sum(bill) == total
+    assert min(bill) >= 0
+    places = [0, *(position.tokens for position in built.prompt.positions), total]
+    assert places == sorted(places)
 
 
 def count_request(thread: Simulator, body: dict[str, Any]) -> float:
     """The tokens of a rendered request, by the tokenizer and nothing of the plan."""
-    per_request, per_message, *_ = thread.tokenizer.scale.weights
+    per_request, per_message, *_, per_image_token = thread.tokenizer.scale.weights
+
+    def tokens(text: str) -> float:
+        return thread.tokenizer.scale.tokens(thread.tokenizer.count(text))
+
     system = [block["text"] for block in body.get("system", [])]
     total = per_request + per_message * (len(body["messages"]) + bool(system))
-    total += thread.tokenizer.tokens("\n".join(system)) if system else 0
-    tools = [unmarked(tool) for tool in body.get("tools", [])]
-    total += thread.tokenizer.tokens(dumps([*built_tools(thread)])) if tools else 0
+    total += tokens("\n".join(system)) if system else 0
+    total += tokens(dumps([*built_tools(thread)])) if body.get("tools") else 0
     for message in body["messages"]:
         for block in message["content"]:
-            total += thread.tokenizer.tokens(counted_text([unmarked(block)])) + media_tokens(block)
-            total += thread.tokenizer.tokens(block["thinking"]) if block["type"] == "thinking" else 0
+            total += tokens(counted_text([unmarked(block)])) + per_image_token * media_tokens(block)
+            total += tokens(block["thinking"]) if block["type"] == "thinking" else 0
     return total
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from memory_service.core.canonical import loads
 from memory_service.core.messages import Block
+from memory_service.core.tokens import Scale
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.errors import InvalidMessage, NoUserMessage, PromptTooLarge
 from tests.property.simulator import (
@@ -18,6 +19,7 @@ from tests.property.simulator import (
     CLAUDE,
     GPT_AUTOMATIC,
     GPT_EXPLICIT,
+    LEARNT,
     SEVENTHS,
     UNPRICED,
     Built,
@@ -75,7 +77,7 @@ def _setting(
 
 settings_of_threads = st.builds(
     _setting,
-    tokenizer=st.sampled_from([BYTES, SEVENTHS]),
+    tokenizer=st.sampled_from([BYTES, SEVENTHS, LEARNT]),
     budget=st.one_of(st.sampled_from([300, 600, 1_000, 2_000, 4_000, 8_000, 50_000]), st.integers(300, 50_000)),
     model=st.sampled_from([CLAUDE, CLAUDE, GPT_EXPLICIT, GPT_AUTOMATIC, UNPRICED]),
     strategy=st.sampled_from(
@@ -188,6 +190,9 @@ class Play:
                 thread.now += 4_000
             case "instructions":
                 thread.own = (f"Call me {text_of(number)}.",)
+            case "learnt":
+                weights = [weight * (0.7 + number / 9_999) for weight in thread.tokenizer.scale.weights]
+                thread.tokenizer = replace(thread.tokenizer, scale=Scale(tuple(weights)))
             case "report" if self.last:
                 thread.sent(self.last)
             case "other_model":

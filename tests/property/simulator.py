@@ -84,6 +84,12 @@ BYTES = Tokenizer(
     "bytes", lambda text: TokenCounts(text_bytes=len(text.encode())), Scale((12.0, 8.0, 0.0, 0.0, 1.0, 1.0))
 )
 SEVENTHS = Tokenizer("sevenths", lambda text: TokenCounts(latin=len(text) // 7), Scale((4.0, 4.0, 1.0, 1.0, 0.0, 1.0)))
+# As learnt: no round numbers, and what goes by bytes and by words at once.
+LEARNT = Tokenizer(
+    "learnt",
+    lambda text: TokenCounts(latin=len(text) // 7, text_bytes=len(text.encode())),
+    Scale((7.31, 4.07, 0.771, 1.303, 0.0973, 1.049)),
+)
 
 
 @dataclass(frozen=True)

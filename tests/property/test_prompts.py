@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from memory_service.core.canonical import dumps
 from memory_service.core.counting import counted_text
 from memory_service.core.lane import Lane
+from memory_service.core.tokens import Scale
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.errors import PromptTooLarge
 from tests.property import checks
 from tests.property.anthropic_cache import AnthropicCache
 from tests.property.conftest import examples
 from tests.property.operations import Operation, Play, Setting, operations, settings_of_threads, text_of
-from tests.property.simulator import BYTES, CLAUDE, Built, Simulator, Spec
+from tests.property.simulator import BYTES, CLAUDE, LEARNT, Built, Simulator, Spec
 
 
 @settings(max_examples=examples(900))
@@ -124,6 +125,19 @@ def test_predictions_agree_with_the_rules(setting: Setting, steps: list[Operatio
         at = [p.tokens for p in built.prompt.positions]
         if bill.read:
             assert predicted.cache_read_tokens in at
+
+
+def test_frozen_text_is_counted_as_the_estimate_has_it_now() -> None:
+    """A report in the middle of a tool loop may teach that all of it costs twice as much."""
+    thread = Simulator(tokenizer=LEARNT)
+    thread.append("user", "hi")
+    before = thread.build(Spec(context=(text_of(3, 200),)))
+    thread.tokenizer = replace(LEARNT, scale=Scale(tuple(2 * weight for weight in LEARNT.scale.weights)))
+    built = thread.build(Spec())
+    assert built.window.frozen
+    assert built.prompt.breaks == ()
+    assert abs(built.prompt.tokens.volatile - 2 * before.prompt.tokens.volatile) <= 1
+    checks.check_budget(thread, built)
 
 
 def _loop(thread: Simulator, spec: Spec, cache: AnthropicCache, round_trips: int) -> list[tuple[float, float]]:
