@@ -136,6 +136,15 @@ class PredictionOut(BaseModel):
     cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
 
 
+class Shortened(BaseModel):
+    """A tool result of which the prompt shows head and tail, and says so in between."""
+
+    seq: int
+    tool_use_id: str
+    characters: int = Field(description="That it has.")
+    kept_characters: int
+
+
 class CacheOut(BaseModel):
     ttl: str | None = Field(description="How long this prompt's breakpoints live. Null without breakpoints.")
     why: str = Field(description="Who chose it: the caller, or which gaps between requests made it the cheaper one.")
@@ -173,6 +182,7 @@ class PromptSummary(BaseModel):
     breaks: list[dict[str, Any]] = Field(description="Why this prompt does not extend the one before it.")
     hints: list[str]
     repairs: list[dict[str, Any]] = Field(description="Added so that a provider accepts the prompt.")
+    shortened: list[Shortened] = Field(description="Tool results that are not shown whole, as the strategy asks.")
     prefix_digest: str = Field(description="Of all up to the last place where a breakpoint may stand.")
     request_digest: str = Field(description="SHA-256 of `request`.")
     usage: dict[str, Any] | None = Field(description="The provider's usage as it was reported.")

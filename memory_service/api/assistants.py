@@ -27,7 +27,7 @@ def assistant_fields(body: schemas.AssistantCreate) -> dict[str, Any]:
     if fields.get("documents") is not None:
         fields["documents"] = dumps([document.model_dump() for document in fields["documents"]])
     if fields.get("defaults") is not None:
-        fields["defaults"] = dumps(fields["defaults"].model_dump(exclude_none=True))
+        fields["defaults"] = dumps(fields["defaults"].model_dump(exclude_defaults=True))
     return fields
 
 

@@ -35,7 +35,7 @@ def _spec(body: schemas.PromptCreate) -> PromptSpec:
         model=body.model,
         max_prompt_tokens=body.max_prompt_tokens,
         max_output_tokens=body.max_output_tokens,
-        strategy=TruncationStrategy(strategy.type, strategy.last_messages) if strategy else None,
+        strategy=TruncationStrategy(**strategy.model_dump()) if strategy else None,
         recall=recall,
         context=tuple(block.text for block in body.context),
         tools=tuple(check_tools(body.tools, "tools")) if body.tools is not None else None,

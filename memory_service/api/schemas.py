@@ -96,10 +96,15 @@ class Document(Input):
 
 
 class Strategy(Input):
-    """How the window is cut: `auto` trims rarely and deeply, `sliding` each turn, `disabled` never."""
+    """How the window is cut: `auto` trims rarely and deeply, `sliding` each turn, `disabled` never.
+
+    `shorten_tool_results`: when the last turn alone is larger than the budget, its longest tool results are shown as head
+    and tail (the prompt's `shortened` lists them) instead of refusing the prompt.
+    """
 
     type: Literal["auto", "last_messages", "disabled", "sliding"]
     last_messages: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    shorten_tool_results: bool = False
 
     @model_validator(mode="after")
     def _last_messages_with_its_type(self) -> Strategy:

@@ -42,7 +42,9 @@ def thread_fields(body: schemas.ThreadFields) -> dict[str, Any]:
     for name in ("documents", "truncation_strategy"):
         if fields.get(name) is not None:
             value = fields[name]
-            plain = [d.model_dump() for d in value] if isinstance(value, list) else value.model_dump(exclude_none=True)
+            plain = (
+                [d.model_dump() for d in value] if isinstance(value, list) else value.model_dump(exclude_defaults=True)
+            )
             fields[name] = dumps(plain)
     return fields
 

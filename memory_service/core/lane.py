@@ -61,7 +61,7 @@ class Lane:
 
     `edited_seq` and `deleted_seq`: the oldest message that was changed or deleted since, or whose place in the prompt is
     touched by it. `unreported`: how many prompts were built, while none of them was reported; None once one was.
-    `ttl_seconds` is how long the last prompt's breakpoints live; None where that is not known.
+    `ttl_seconds` is how long the last prompt's breakpoints live; None where that is not known. `cuts`: core/shorten.py.
     """
 
     first_seq: int
@@ -80,6 +80,7 @@ class Lane:
     unreported: int | None = 0
     pace: Pace = Pace()
     ttl_seconds: int | None = None
+    cuts: Mapping[str, int] = field(default_factory=dict)
 
     def is_cold(self, now: float) -> bool:
         """Whether the provider has forgotten the last prompt."""
@@ -112,6 +113,7 @@ class Lane:
             open_turn=None if stale else turn,
             edited_seq=self.edited_seq if deleted else oldest,
             deleted_seq=oldest if deleted else self.deleted_seq,
+            cuts={key: kept for key, kept in self.cuts.items() if not key.startswith(f"{seq}.")},
         )
 
     def after_sent(self, tail: Tail | None) -> Lane:

@@ -14,15 +14,14 @@ from memory_service.core.messages import Message, opens_turn
 from memory_service.core.prompt import Prompt, assemble
 from memory_service.core.recall import Recalled
 from memory_service.core.request import Request
-from memory_service.core.tokens import Scale, TokenCounts
+from memory_service.core.shorten import CountText
+from memory_service.core.tokens import Scale
 from memory_service.core.volatile import Volatile, context_block
 from memory_service.core.window import Window, plan_window
 
 # Passages looked at for recall: at least so many, and as many as could fit if each took so few tokens.
 _LEAST_RANKED = 64
 _LEAST_TOKENS = 20
-
-CountText = Callable[[str], TokenCounts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,7 @@ def outline(
         messages,
         lane,
         scale,
+        count,
         recall_reserve=reserve if recall.enabled else 0,
         context_tokens=context_tokens,
         more_before=more_before,

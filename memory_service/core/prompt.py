@@ -134,6 +134,7 @@ def assemble(
             unreported=_unreported(lane),
             pace=(lane.pace_at(now) if lane else Pace()).after_prompt(positions.tokens_at(prefix_end)),
             ttl_seconds=request.ttl_seconds,
+            cuts=window.cuts,
         ),
         tail=tail,
     )

@@ -12,14 +12,19 @@ TrimReason = Literal["over_ceiling", "cold", "last_messages"]
 
 @dataclass(frozen=True, slots=True)
 class TruncationStrategy:
-    """`last_messages` is the number of messages to keep, for the strategy of that name."""
+    """`last_messages` is the number of messages to keep, for the strategy of that name.
+
+    `shorten_tool_results`: a last turn that alone is too large is shown with its tool results cut, not refused.
+    """
 
     type: StrategyType = "auto"
     last_messages: int | None = None
+    shorten_tool_results: bool = False
 
     @property
     def key(self) -> str:
-        return self.type if self.last_messages is None else f"{self.type}:{self.last_messages}"
+        kept = "" if self.last_messages is None else f":{self.last_messages}"
+        return f"{self.type}{kept}{':shorten_tool_results' if self.shorten_tool_results else ''}"
 
 
 @dataclass(frozen=True, slots=True)

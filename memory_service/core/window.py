@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from memory_service.core.budget import Budget, low_water
 from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
-from memory_service.core.messages import Message, Repair, Turn, group_turns, mend, opens_turn
+from memory_service.core.messages import Message, Repair, Turn, group_turns, is_tool_result, mend, opens_turn
 from memory_service.core.request import Request
+from memory_service.core.shorten import CountText, Cuts, Shortened, explain, offer_cuts, shorten
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.truncation import TurnSize, choose_cut
 from memory_service.core.volatile import Volatile
@@ -17,6 +18,9 @@ from memory_service.errors import NoUserMessage, PromptTooLarge
 
 # d, the size of a turn, is taken from the newest ones: the same whatever the budget.
 _MEASURED_TURNS = 20
+# Of the limit: what cutting tool results leaves free for the turn to go on.
+_ROOM_LEFT = 1 / 8
+_CUT_HINT = "; with truncation_strategy.shorten_tool_results its tool results are cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ class Break:
 class Window:
     """The turns that will be shown verbatim, mended, the last of them open, and what is left for the volatile part.
 
-    `changes` are the reasons why this prompt may not extend the lane's previous one.
+    `changes` are the reasons why this prompt may not extend the lane's previous one. `cuts` are those of tool results that
+    are shown.
     """
 
     turns: tuple[Turn, ...]
@@ -47,6 +52,8 @@ class Window:
     tokens: int
     frozen: Volatile | None
     changes: tuple[Break, ...]
+    cuts: Cuts = field(default_factory=dict)
+    shortened: tuple[Shortened, ...] = ()
 
     @property
     def first_seq(self) -> int:
@@ -76,6 +83,7 @@ def plan_window(
     messages: Sequence[Message],
     lane: Lane | None,
     scale: Scale,
+    count: CountText,
     *,
     recall_reserve: int,
     context_tokens: int,
@@ -100,7 +108,8 @@ def plan_window(
     )
     # Under `disabled` what was loaded is too large already, and must be seen to be.
     whole = _whole_turns(messages) if more_before and request.strategy.type != "disabled" else messages
-    turns = group_turns(whole)
+    cuts = lane.cuts if lane else {}
+    turns = group_turns(shorten(whole, cuts, count))
     mended, repairs = mend(turns)
     sizes = _sizes(mended, scale)
     closed = sizes[-1 - _MEASURED_TURNS : -1] or sizes
@@ -129,7 +138,11 @@ def plan_window(
         frozen=_frozen_volatile(lane, shown[-1], refresh),
         changes=(),
     )
-    window = _make_fit(request, window, context_tokens)
+    visible = [message for message in whole if message.seq >= window.first_seq]
+    window = replace(window, cuts={k: n for k, n in cuts.items() if int(k.split(".", 1)[0]) >= window.first_seq})
+    if request.strategy.shorten_tool_results and len(shown) == 1:
+        window = _shorten_to_fit(window, visible, lane, scale, count, context_tokens)
+    window = replace(_make_fit(request, window, context_tokens), shortened=explain(visible, window.cuts))
     return replace(window, changes=_changes(lane, stable, window, refresh)) if lane else window
 
 
@@ -187,6 +200,31 @@ def _frozen_volatile(lane: Lane | None, open_turn: Turn, refresh: bool) -> Volat
     return lane.open_turn.volatile
 
 
+def _shorten_to_fit(
+    window: Window, messages: Sequence[Message], lane: Lane | None, scale: Scale, count: CountText, context_tokens: int
+) -> Window:
+    """Cut tool results of the only turn that is shown, given whole in `messages`, if it does not fit.
+
+    At first only results that no prompt has shown; then all, which moves the prefix. What is freed beyond need, where
+    that can be, leaves room for the turn to go on without cutting again.
+    """
+    excess = (window.frozen.tokens if window.frozen else context_tokens) - window.volatile_tokens_left
+    if excess <= 0:
+        return window
+    turn = lane.open_turn if lane and lane.open_turn and lane.open_turn.first_seq == window.first_seq else None
+    fresh_after = (turn.loop_tail or turn.first_seq) if turn else -1
+    least = window
+    ample = excess + window.budget.limit * _ROOM_LEFT
+    for after, wanted in ((fresh_after, ample), (fresh_after, excess), (-1, ample), (-1, excess)):
+        for cuts in offer_cuts(messages, window.cuts, wanted, after, scale, count):
+            turns, repairs = mend(group_turns(shorten(messages, cuts, count)))
+            counts = _counts(turns)
+            least = replace(window, turns=turns, repairs=repairs, counts=counts, tokens=scale.ceil(counts), cuts=cuts)
+            if least.tokens <= window.tokens - excess:
+                return least
+    return least
+
+
 def _make_fit(request: Request, window: Window, context_tokens: int) -> Window:
     """Give up what was recalled before giving up. Raises PromptTooLarge."""
     frozen = window.frozen
@@ -206,7 +244,7 @@ def _too_large(request: Request, window: Window, volatile_tokens: int) -> Prompt
         f"The prompt needs about {needed} tokens but max_prompt_tokens is {request.max_prompt_tokens}: "
         f"system and tools {stable_tokens}, {what} (seq {window.first_seq} to {window.last_seq}) {window.tokens}, "
         f"context {volatile_tokens}. "
-        "Raise max_prompt_tokens or shorten one of these.",
+        f"Raise max_prompt_tokens or shorten one of these{_CUT_HINT if _could_be_cut(request, window) else ''}.",
         needed_tokens=needed,
         max_prompt_tokens=request.max_prompt_tokens,
         stable_tokens=stable_tokens,
@@ -215,6 +253,11 @@ def _too_large(request: Request, window: Window, volatile_tokens: int) -> Prompt
         first_seq=window.first_seq,
         last_seq=window.last_seq,
     )
+
+
+def _could_be_cut(request: Request, window: Window) -> bool:
+    results = (is_tool_result(b) for m in window.open_turn.messages for b in m.content)
+    return any(results) and len(window.turns) == 1 and not request.strategy.shorten_tool_results
 
 
 def _changes(lane: Lane, stable: StablePart, window: Window, refresh: bool) -> tuple[Break, ...]:
@@ -234,6 +277,16 @@ def _changes(lane: Lane, stable: StablePart, window: Window, refresh: bool) -> t
         changes.append(Break("turn_closed", turn.first_seq))
     if turn and turn.first_seq == open_seq and refresh:
         changes.append(Break("refreshed", open_seq))
+    if (cut := _first_cut(lane, window)) is not None:
+        changes.append(Break("shortened", cut))
     if turn and window.frozen and window.frozen != turn.volatile:
         changes.append(Break("recall_dropped", open_seq))
     return tuple(changes)
+
+
+def _first_cut(lane: Lane, window: Window) -> int | None:
+    """The first message that was shown before with more of its tool results."""
+    turn = lane.open_turn
+    shown_to = (turn.loop_tail or turn.first_seq) if turn else 0
+    changed = [int(key.split(".", 1)[0]) for key, kept in window.cuts.items() if lane.cuts.get(key) != kept]
+    return min((seq for seq in changed if seq <= shown_to), default=None)

@@ -12,7 +12,7 @@ from memory_service.core.canonical import dumps, loads
 from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
 from memory_service.core.markup import document_text
-from memory_service.core.messages import Block, Message, extend_tail
+from memory_service.core.messages import Block, Message, extend_tail, opens_turn
 from memory_service.core.plan import RecallSpec
 from memory_service.core.pricing import Model, find_model, provider_of
 from memory_service.core.prompt import Prompt
@@ -106,7 +106,7 @@ async def outline(
     request = request.in_lane(lane, now.timestamp())
     shared = request.shared_digest(stable)
     shared_sent_at = await prompt_store.shared_sent_at(session, shared) if shared else None
-    messages, more_before = await _load(session, thread, lane, estimate.scaled(), request.max_prompt_tokens)
+    messages, more_before = await _load(session, thread, lane, estimate.scaled(), request)
     open_ids = thread.open_tool_use_ids
     if new is not None:
         content = loads(new.content)
@@ -222,14 +222,14 @@ def prior_estimate(model: Model) -> TokenEstimate:
 
 
 async def _load(
-    session: Session, thread: ThreadRecord, lane: Lane | None, scale: Scale, limit: int
+    session: Session, thread: ThreadRecord, lane: Lane | None, scale: Scale, request: Request
 ) -> tuple[list[Message], bool]:
-    """The lane's window, newest pages first, no further back than a prompt of `limit` tokens could show."""
+    """The lane's window, newest pages first, no further back than the prompt could show."""
     first_seq = lane.first_seq if lane else 1
     records: list[MessageRecord] = []
     page_size, tokens = _FIRST_PAGE, 0.0
     before = thread.last_seq
-    while before >= first_seq and tokens <= limit:
+    while before >= first_seq and (tokens <= request.max_prompt_tokens or _lacks_opener(request, records)):
         page = await message_store.range_of(session, thread.pk, first_seq=first_seq, last_seq=before, limit=page_size)
         records = page + records
         tokens += sum(scale.tokens(record.counts) for record in page)
@@ -239,6 +239,11 @@ async def _load(
         before = page[0].seq - 1
         page_size *= 3
     return [to_message(record) for record in records], before >= first_seq
+
+
+def _lacks_opener(request: Request, records: Sequence[MessageRecord]) -> bool:
+    """Whether the last turn is to be cut to fit, and is not there whole."""
+    return request.strategy.shorten_tool_results and not any(opens_turn(r.role, loads(r.content)) for r in records)
 
 
 def to_message(record: MessageRecord, content: str | None = None) -> Message:

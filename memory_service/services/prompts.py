@@ -14,6 +14,7 @@ from memory_service.core.layout import Layout, StablePart, render_pieces
 from memory_service.core.messages import group_turns, mend
 from memory_service.core.pricing import find_model
 from memory_service.core.request import Request
+from memory_service.core.shorten import shorten
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.volatile import Volatile
 from memory_service.runtime import Runtime, new_id
@@ -191,6 +192,7 @@ def _rebuild_facts(planned: Plan) -> dict[str, Any]:
         "mark_shared": prompt.layout.mark_shared,
         "counts": asdict(prompt.counts),
         "tail": asdict(prompt.tail) if prompt.tail else None,
+        "cuts": planned.window.cuts,
     }
 
 
@@ -236,6 +238,7 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
         "breaks": [{k: v for k, v in asdict(b).items() if v != ()} for b in prompt.breaks],
         "hints": list(prompt.hints),
         "repairs": [asdict(r) for r in prompt.repairs],
+        "shortened": [asdict(s) for s in window.shortened],
         "prefix_digest": prompt.prefix_digest,
         "request_digest": digest,
     }
@@ -282,7 +285,7 @@ async def _rebuild(runtime: Runtime, session: Session, thread_id: str, record: P
         return replace(shown, request_missing="The messages of this prompt were deleted.")
     tools, shared, own = loads(await prompt_store.get_stable_text(session, record.thread_pk, record.stable_digest))
     volatile = Volatile.from_json(json.loads(record.volatile))
-    turns, _ = mend(group_turns(messages))
+    turns, _ = mend(group_turns(shorten(messages, facts.get("cuts", {}), runtime.counter.count)))
     layout = Layout(
         StablePart(tuple(tools), tuple(shared), tuple(own)),
         render_pieces(turns, volatile),

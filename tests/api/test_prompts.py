@@ -80,6 +80,26 @@ def test_breakpoints_live_as_long_as_the_threads_own_gaps_ask_for(api: httpx2.Cl
     assert without["ttl"] is None
 
 
+def test_a_turn_that_is_too_large_is_cut_when_the_thread_wants_it(api: httpx2.Client) -> None:
+    cut = {"type": "auto", "shorten_tool_results": True}
+    thread = new_thread(api, ("user", "Look it up."), truncation_strategy=cut)
+    assert thread["truncation_strategy"] == cut
+    long = [{"type": "text", "text": FILLER * 40}]
+    append(api, thread["id"], "assistant", [tool_use("a"), tool_use("b")])
+    append(api, thread["id"], "user", [tool_result("a", "short"), {**tool_result("b"), "content": long}])
+    prompt = ok(build(api, thread["id"], max_prompt_tokens=2_000), 201)
+    (shortened,) = prompt["shortened"]
+    assert (shortened["seq"], shortened["tool_use_id"], shortened["characters"]) == (3, "b", len(FILLER) * 40)
+    assert "characters are left out here]" in str(prompt["request"])
+    assert 1_000 < prompt["tokens"]["total"] <= 2_000
+    anthropic_rules.check(prompt["request"])
+    assert ok(api.get(f"/v1/threads/{thread['id']}/prompts/{prompt['id']}")) == prompt
+    error = refused(
+        build(api, thread["id"], max_prompt_tokens=2_000, truncation_strategy={"type": "auto"}), 422, "prompt_too_large"
+    )
+    assert "shorten_tool_results" in error["message"]
+
+
 def test_what_was_recalled_says_why(api: httpx2.Client, long_thread: dict[str, Any]) -> None:
     """The fact by its own words, its neighbour by standing beside it."""
     prompt = recall_prompt(api, long_thread["id"])

@@ -75,6 +75,14 @@ def everything(client: MemoryClient, tmp_path: Any) -> Iterator[Any]:
     assert broken.breaks
     yield broken
     yield prompts.build(thread.id, dry_run=True, max_prompt_tokens=3_000)  # in a lane of its own
+    client.threads.messages.append(thread.id, "assistant", [{**CALL[0], "id": "toolu_2"}])
+    client.threads.messages.append(
+        thread.id, "user", [{"type": "tool_result", "tool_use_id": "toolu_2", "content": FILLER * 20}]
+    )
+    cut = {"type": "auto", "shorten_tool_results": True}
+    shortened = prompts.build(thread.id, dry_run=True, max_prompt_tokens=1_000, truncation_strategy=cut)
+    assert shortened.shortened
+    yield shortened
     yield prompts.get(thread.id, built.id)
     yield client.threads.get(thread.id)
     hits = client.threads.search(thread.id, "teapot")

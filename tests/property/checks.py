@@ -94,15 +94,26 @@ def check_window(thread: Simulator, built: Built) -> None:
     """The newest messages, all of them and in order, verbatim; the cut on a turn's first message, never going back."""
     window, layout = built.window, built.prompt.layout
     shown = [m for m in thread.messages if m.seq >= window.first_seq]
-    visible = [block for m in shown for block in m.content if "thinking" not in block["type"]]
+    whole = [block for m in shown for block in m.content if "thinking" not in block["type"]]
+    cut = {s.tool_use_id for s in window.shortened}
+    assert bool(cut) == bool(window.cuts) <= built.spec.strategy.shorten_tool_results
     rendered = [
         p.block
         for p in layout.pieces
         if not p.volatile and "thinking" not in p.block["type"] and not _is_repair(built, p.block)
     ]
-    assert rendered == visible
+    assert [b for b in rendered if b.get("tool_use_id") not in cut] == [
+        b for b in whole if b.get("tool_use_id") not in cut
+    ]
+    assert len(rendered) == len(whole)
+    for seen, full in zip(rendered, whole, strict=True):
+        if full.get("tool_use_id") in cut:
+            assert seen["tool_use_id"] == full["tool_use_id"]
+            assert "characters are left out here]" in dumps(seen)
+            assert len(dumps(seen)) < len(dumps(full))
     assert [p.seq for p in layout.pieces] == sorted(p.seq for p in layout.pieces)
-    assert layout.pieces[-1].block == thread.messages[-1].content[-1]
+    newest, last = thread.messages[-1].content[-1], layout.pieces[-1].block
+    assert last == newest or last.get("tool_use_id") in cut
     if built.lane_before:
         assert window.first_seq >= built.lane_before.first_seq
     first = shown[0]

@@ -39,6 +39,7 @@ KINDS = (
     *("user", "assistant", "prompt") * 6,
     *("exchange", "loop", "report", "gap") * 3,
     *("thinking", "abandoned", "partial", "image", "document", "two_users", "two_assistants", "long_loop"),
+    "large_results",
     *(
         "fork",
         "edit",
@@ -87,6 +88,8 @@ settings_of_threads = st.builds(
             TruncationStrategy("disabled"),
             TruncationStrategy("last_messages", 1),
             TruncationStrategy("last_messages", 7),
+            *[TruncationStrategy(shorten_tool_results=True)] * 2,
+            TruncationStrategy("last_messages", 7, shorten_tool_results=True),
         ]
     ),
     ttl=st.sampled_from(["auto", "auto", "5m", "1h", None]),
@@ -168,6 +171,8 @@ class Play:
             case "document":
                 source = {"type": "text", "media_type": "text/plain", "data": text_of(number)}
                 thread.append("user", [{"type": "document", "source": source}])
+            case "large_results":
+                yield from self._loop(number, 1 + number % 4, words=100 + number % 3_000)
             case "loop" | "long_loop":
                 yield from self._loop(number, 15 if kind == "long_loop" else 1 + number % 4)
             case "abandoned":
@@ -224,12 +229,12 @@ class Play:
         else:
             yield self.last
 
-    def _loop(self, number: int, steps: int) -> Iterator[Built]:
+    def _loop(self, number: int, steps: int, words: int = 0) -> Iterator[Built]:
         self.thread.append("user", text_of(number))
         yield from self._build(self.setting.spec)
         for step in range(steps):
             ids = self._call(number + step)
-            self.thread.append("user", [self._result(id_, number + step) for id_ in ids])
+            self.thread.append("user", [self._result(id_, number + step, words) for id_ in ids])
             yield from self._build(self.setting.spec)
         if number % 5:
             self.thread.append("assistant", text_of(number + 9))
@@ -244,8 +249,10 @@ class Play:
         )
         return ids
 
-    def _result(self, id_: str, number: int) -> Block:
-        return {"type": "tool_result", "tool_use_id": id_, "content": text_of(number, 5 + number % 40)}
+    def _result(self, id_: str, number: int, words: int = 0) -> Block:
+        text: object = text_of(number, words or 5 + number % 40)
+        content = [{"type": "text", "text": text}, {"type": "text", "text": "done"}] if number % 3 == 1 else text
+        return {"type": "tool_result", "tool_use_id": id_, "content": content}
 
 
 def _tool_blocks(content: tuple[Block, ...]) -> list[Block]:

@@ -22,12 +22,14 @@ from memory_service.core.messages import (
     extend_tail,
     group_turns,
     mend,
+    opens_turn,
 )
 from memory_service.core.plan import Outline, RecallSpec, complete, outline
 from memory_service.core.pricing import Model
 from memory_service.core.prompt import Prompt
 from memory_service.core.recall import Candidate, index_entry, pack, pick, rank, relevant
 from memory_service.core.request import Request
+from memory_service.core.shorten import shorten
 from memory_service.core.terms import passages_of
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.truncation import TruncationStrategy
@@ -202,7 +204,7 @@ class Simulator:
         stable = self.stable_part()
         lane = self.lanes.get(request.lane_key)
         request = request.in_lane(lane, self.now)
-        messages, more_before = self._load(lane, spec.max_prompt_tokens)
+        messages, more_before = self._load(lane, spec)
         check_open_calls(self.tail.open_tool_use_ids, messages)
         outlined = outline(
             request,
@@ -234,12 +236,18 @@ class Simulator:
     def rebuild(self, built: Built) -> Mapping[str, Any]:
         """The request once more, from what services/prompts.py keeps of a prompt."""
         facts = json.loads(
-            dumps({"marks": built.prompt.layout.marks, "volatile": asdict(built.prompt.volatile)})  # through JSON
+            dumps(  # through JSON
+                {
+                    "marks": built.prompt.layout.marks,
+                    "volatile": asdict(built.prompt.volatile),
+                    "cuts": built.window.cuts,
+                }
+            )
         )
         shown = [m for m in self.messages if built.window.first_seq <= m.seq <= built.window.last_seq]
         again = [replace(m, content=tuple(loads(dumps(m.content)))) for m in shown]
         tools, shared, own = loads(dumps([self.tools, self.shared, self.own]))
-        turns, _ = mend(group_turns(again))
+        turns, _ = mend(group_turns(shorten(again, facts["cuts"], self.tokenizer.count)))
         layout = Layout(
             StablePart(tuple(tools), tuple(shared), tuple(own)),
             render_pieces(turns, Volatile.from_json(facts["volatile"])),
@@ -259,11 +267,14 @@ class Simulator:
             replace(system, messages=1 if self.shared or self.own else 0),
         )
 
-    def _load(self, lane: Lane | None, limit: int) -> tuple[list[Message], bool]:
+    def _load(self, lane: Lane | None, spec: Spec) -> tuple[list[Message], bool]:
         rest = [m for m in self.messages if lane is None or m.seq >= lane.first_seq]
         loaded: list[Message] = []
         size, tokens = self.page, 0.0
-        while rest and tokens <= limit:
+        whole = spec.strategy.shorten_tool_results
+        while rest and (
+            tokens <= spec.max_prompt_tokens or (whole and not any(opens_turn(m.role, m.content) for m in loaded))
+        ):
             page = rest[-size:]
             rest = rest[:-size]
             loaded = page + loaded

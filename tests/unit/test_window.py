@@ -285,6 +285,7 @@ def test_a_window_never_begins_inside_a_turn() -> None:
         loaded,
         None,
         BYTES.scale,
+        BYTES.count,
         recall_reserve=0,
         context_tokens=0,
         more_before=True,

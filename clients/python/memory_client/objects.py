@@ -211,6 +211,16 @@ class Recall(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShortenedResult(Model):
+    """A tool result of which the prompt shows head and tail only, because the last turn alone was too large."""
+
+    seq: int = 0
+    tool_use_id: str = ""
+    characters: int = 0
+    kept_characters: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class CacheLifetime(Model):
     """How long the prompt's breakpoints live (None without any), and who chose that: you, or the gaps between requests."""
 
@@ -247,6 +257,7 @@ class Prompt(Model):
     breaks: list[PrefixBreak] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
+    shortened: list[ShortenedResult] = field(default_factory=list)
     prefix_digest: str | None = None
     request_digest: str | None = None
     request_missing: str | None = None
