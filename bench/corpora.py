@@ -27,12 +27,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """One conversation, oldest message first, and what is asked about it."""
+    """Messages, oldest first, and what is asked about them: one thread, or a thread each."""
 
     name: str
     roles: Sequence[str]
     texts: Sequence[str]
     questions: Sequence[Question]
+    is_thread: bool = True
 
 
 def data_dir() -> Path:
@@ -107,7 +108,7 @@ def _chat_ids(source: Any) -> Iterator[int]:
 
 
 def madial() -> list[Corpus]:
-    """Memories as messages; what was said so far asks for them, seldom by their words."""
+    """Memories as messages; a dialogue so far, with the names of who speaks, asks for them, seldom by their words."""
     lines = _lines("madial/MADial-Bench-en-memory.json")
     memories = {int(key): value for line in lines for key, value in json.loads(line).items()}
     if not memories:
@@ -116,15 +117,16 @@ def madial() -> list[Corpus]:
     dialogues = [json.loads(line) for line in _lines("madial/MADial-Bench-en-dialogue.json")]
     questions = _asked(
         Question(
-            " ".join(
-                turn.split(">: ", 1)[-1].strip().strip('"') for turn in entry["dialogue"][1 : min(entry["test-turn"])]
+            "\n".join(
+                turn.strip().lstrip("<").replace(">:", ":", 1)
+                for turn in entry["dialogue"][1 : min(entry["test-turn"])]
             ),
             frozenset(place[key] for key in entry["relevant-id"] if key in place),
         )
         for entry in dialogues
     )
     events = [memory["event"] for memory in memories.values()]
-    return [Corpus("MADial", ["user"] * len(events), events, questions)]
+    return [Corpus("MADial", ["user"] * len(events), events, questions, is_thread=False)]
 
 
 def parakqc(every: int = 1) -> list[Corpus]:
@@ -132,7 +134,8 @@ def parakqc(every: int = 1) -> list[Corpus]:
     sentences = [line.split("\t")[2] for line in _lines("korean/paraKQC_dev700.txt") if line.count("\t") >= 2]
     messages = sentences[::10]
     questions = [Question(text, frozenset([at // 10])) for at, text in enumerate(sentences) if at % 10]
-    return [Corpus("paraKQC", ["user"] * len(messages), messages, questions[::every])] if messages else []
+    found = Corpus("paraKQC", ["user"] * len(messages), messages, questions[::every], is_thread=False)
+    return [found] if messages else []
 
 
 def _asked(questions: Iterable[Question]) -> list[Question]:

@@ -7,6 +7,7 @@ The rankings are the product's own functions, on the index and the vectors that 
 - BEAM: passages as the prompt would quote them, against a budget in o200k_base tokens, quotation marks included. A long
   message counts as found when half of it is there or, above 200 tokens, its passage with the most words of the answer.
 - MADial: memories that a dialogue so far should bring to mind. paraKQC: a Korean sentence, asked for by its paraphrases.
+  Each is a thread of its own: what stands beside it has nothing to do with it.
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ class Indexed:
     queries: Vectors
 
     def hits(self, number: int, ranking: str) -> list[Hit]:
-        words = "" if ranking == "vectors" else self.corpus.questions[number].text
-        similarity = None if ranking == "words" else (self.vectors @ self.queries[number]).astype(np.float64)
-        return rank(self.index, words, _RANKED, similarity)
+        similarity = (self.vectors @ self.queries[number]).astype(np.float64)
+        if ranking == "vectors":
+            order = np.argsort(-similarity, kind="stable")[:_RANKED]
+            return [Hit(int(place), 0, 0, float(similarity[place])) for place in order]
+        text = self.corpus.questions[number].text
+        return rank(self.index, text, _RANKED, None if ranking == "words" else similarity)
 
 
 def run(*, quick: bool) -> Report:
@@ -64,7 +68,7 @@ def run(*, quick: bool) -> Report:
     counter = O200kCounter()
     sections = [
         Section("LoCoMo", [locomo_row(locomo, ranking) for ranking in RANKINGS]),
-        Section("BEAM 100K", [_beam_row(beam, ranking, counter) for ranking in RANKINGS]),
+        Section("BEAM 100K", [beam_row(beam, ranking, counter) for ranking in RANKINGS]),
         Section("Other", [other_row(*others, ranking) for ranking in RANKINGS]),
     ]
     if not quick:
@@ -80,7 +84,10 @@ def _read(name: str, found: Sequence[Corpus], embedder: BuiltinEmbedder) -> list
 
 
 def indexed(corpus: Corpus, embedder: BuiltinEmbedder) -> Indexed:
-    index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus.texts, start=1))
+    index = b"".join(
+        index_entry(seq if corpus.is_thread else 1, role, text)
+        for seq, (role, text) in enumerate(zip(corpus.roles, corpus.texts, strict=True), start=1)
+    )
     passages = [(at, passage) for at, text in enumerate(corpus.texts) for passage in passages_of(text)]
     embed = lambda texts: asyncio.run(embedder.embed_passages(texts))  # noqa: E731
     vectors = embed([text for _, text in passages])
@@ -104,7 +111,7 @@ def locomo_row(indexed: Sequence[Indexed], ranking: str) -> Row:
     asked = _asked(indexed, ranking)
     return {
         "ranking": ranking,
-        **{f"@{k}": _mean([_share(q.gold, _first(hits, k)) for _, q, hits in asked]) for k in _BEST},
+        **{f"@{k}": _mean([_share(q.gold, _first(one, hits, k)) for one, q, hits in asked]) for k in _BEST},
         **{
             f"{budget:,}": _mean([_share(q.gold, _within(one, hits, budget)) for one, q, hits in asked])
             for budget in _BUDGETS[:-1]
@@ -112,8 +119,8 @@ def locomo_row(indexed: Sequence[Indexed], ranking: str) -> Row:
     }
 
 
-def _first(hits: Sequence[Hit], count: int) -> set[int]:
-    return set(list(dict.fromkeys(hit.seq - 1 for hit in hits))[:count])
+def _first(one: Indexed, hits: Sequence[Hit], count: int) -> set[int]:
+    return set(list(dict.fromkeys(one.passages[hit.document][0] for hit in hits))[:count])
 
 
 def _within(one: Indexed, hits: Sequence[Hit], budget: float) -> set[int]:
@@ -127,7 +134,7 @@ def _within(one: Indexed, hits: Sequence[Hit], budget: float) -> set[int]:
     return found
 
 
-def _beam_row(indexed: Sequence[Indexed], ranking: str, counter: O200kCounter) -> Row:
+def beam_row(indexed: Sequence[Indexed], ranking: str, counter: O200kCounter) -> Row:
     asked = _asked(indexed, ranking)
     costs = {id(one): _costs(one, counter) for one in indexed}
     decisive = {id(q): _decisive(one, q, counter) for one, q, _ in asked}
@@ -181,8 +188,8 @@ def _is_found(one: Indexed, own: Sequence[int], best: int | None, shown: set[int
 def other_row(madial: Sequence[Indexed], parakqc: Sequence[Indexed], ranking: str) -> Row:
     return {
         "ranking": ranking,
-        "MADial_@5": _mean([_share(q.gold, _first(hits, 5)) for _, q, hits in _asked(madial, ranking)]),
-        "paraKQC_@1": _mean([_share(q.gold, _first(hits, 1)) for _, q, hits in _asked(parakqc, ranking)]),
+        "MADial_@5": _mean([_share(q.gold, _first(one, hits, 5)) for one, q, hits in _asked(madial, ranking)]),
+        "paraKQC_@1": _mean([_share(q.gold, _first(one, hits, 1)) for one, q, hits in _asked(parakqc, ranking)]),
     }
 
 

@@ -1,29 +1,33 @@
 """Ranking of what the window no longer shows, and what of it goes into the prompt.
 
-The index of a thread is one array of 32-bit numbers: for every passage a header (0, seq, passage number from 1), then
-its terms. What answers a question often stands next to the question's words, so a passage is seen together with those
-near it, each weighed by how near it is. BM25 counts terms that way (Robertson et al.; k1 = 1.2, b = 0.75,
-idf = ln(1 + (N - df + .5) / (df + .5))), and the similarities of vectors are added up so. The two are fused as a sum of
-z-scores, and what stands out by itself counts for more. A passage that says nothing of the question itself never ranks
-before the neighbour that does, and is shown only beside it.
+The index of a thread is one array of 32-bit numbers: for every passage a header (0, seq, and passage number from 1 with the
+role above it), then its terms. What answers a question often stands next to the question's words, so a passage is seen
+together with those near it, each weighed by how near it is. BM25 counts terms that way (Robertson et al.; k1 = 1.2,
+b = 0.75, idf = ln(1 + (N - df + .5) / (df + .5))), and the similarities of vectors are added up so. The two are fused as a
+sum of z-scores, and what stands out by itself counts for more. A message of many passages had many chances that one of
+them scores high, and must score as much higher; and a question may ask for what one of the two said. A passage that says
+nothing of the question itself never ranks before the neighbour that does, and is shown only beside it.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
+from memory_service.core import whose
 from memory_service.core.markup import escaper
 from memory_service.core.terms import passages_of, terms_of
 
 _K1 = 1.2
 _B = 0.75
 _HEADER = 3
+_PASSAGE_BITS = 24
+_PASSAGE_MASK = (1 << _PASSAGE_BITS) - 1
 # Neighbours on each side that a passage is seen with, and the number of terms over which their weight falls to 1/e.
 _REACH = 4
 _FADE_TERMS = 40
@@ -34,11 +38,14 @@ _OUTSTANDING = 5
 # And from which its similarity speaks for it.
 _CLEARLY = 1.5
 _FEW_TERMS = 5
+# Standard deviations between a role that a question asks for and the other.
+_LEANING = 1.0
 # Fused scores are sums of standard deviations: the average passage has 0, and is not relevant.
 _RELEVANT_SCORE = 1.0
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+AnyInts = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 
 
@@ -46,7 +53,8 @@ Bools = npt.NDArray[np.bool_]
 class Hit:
     """A passage that a query found. `document` counts passages in index order; `passage` is its number in the message.
 
-    `score` is the fused one. `words` is BM25 of the passage itself, `neighbours` of it together with those near it,
+    `score` is what it is ranked by, `fused` how much it says of the query, both in standard deviations from the average
+    passage. `words` is BM25 of the passage itself, `neighbours` of it together with those near it,
     `vector` the cosine of its vector and the query's. `by_neighbours`: nothing but those near it led to it.
     """
 
@@ -54,6 +62,7 @@ class Hit:
     seq: int
     passage: int
     score: float
+    fused: float = 0.0
     words: float = 0.0
     neighbours: float = 0.0
     vector: float | None = None
@@ -91,11 +100,11 @@ class Recalled:
     tokens: int
 
 
-def index_entry(seq: int, text: str) -> bytes:
+def index_entry(seq: int, role: str, text: str) -> bytes:
     """The index of one message: its passages' headers and terms as little-endian int32."""
     numbers = array("i")
     for number, passage in enumerate(passages_of(text), start=1):
-        numbers.extend((0, seq, number))
+        numbers.extend((0, seq, whose.code_of(role) << _PASSAGE_BITS | number))
         numbers.extend(terms_of(passage))
     return np.asarray(numbers, dtype="<i4").tobytes()
 
@@ -122,12 +131,14 @@ def count_documents(index: bytes) -> int:
 class Words:
     """What the words of a query say of each passage of an index, in its order.
 
-    `own` is BM25 of the passage itself, `around` of it together with those near it; `lengths` are in terms, `nearness` as
-    `_nearness` gives it.
+    `own` is BM25 of the passage itself, `around` of it together with those near it; `asked_for` is 1 where the query asks
+    for what its role said, -1 where for what the other did, else 0; `lengths` are in terms, `nearness` as `_nearness`
+    gives it.
     """
 
     seq: Ints
     passage: Ints
+    asked_for: Ints
     lengths: Floats
     nearness: Sequence[Floats]
     own: Floats
@@ -151,11 +162,27 @@ def weigh_words(index: bytes, query: str) -> Words:
     numbers = np.frombuffer(index, dtype="<i4")
     starts = np.flatnonzero(numbers == 0)
     count = len(starts)
-    seq, passage = (numbers[starts + 1], numbers[starts + 2]) if count else (starts, starts)
+    seq, packed = (numbers[starts + 1], numbers[starts + 2]) if count else (starts, starts)
+    passage = packed & _PASSAGE_MASK
     lengths = (np.diff(np.append(starts, len(numbers))) - _HEADER).astype(np.float64)
     nearness = _nearness(seq, passage, lengths)
     term, document = _occurrences(numbers, starts, query_terms)
-    return Words(seq, passage, lengths, nearness, *_bm25(term, document, lengths, nearness))
+    asked_for = _asked_for(query, packed >> _PASSAGE_BITS, query_terms[term], document)
+    return Words(seq, passage, asked_for, lengths, nearness, *_bm25(term, document, lengths, nearness))
+
+
+def _asked_for(query: str, roles: AnyInts, term: AnyInts, document: Ints) -> Ints:
+    asked = np.zeros(len(roles), dtype=np.int64)
+    for role in (whose.asked_for(query), *_bearers(query, roles, term, document)):
+        if role:
+            asked += np.where(roles == role, 1, np.where(roles, -1, 0))
+    return np.sign(asked)
+
+
+def _bearers(query: str, roles: AnyInts, term: AnyInts, document: Ints) -> Iterator[int]:
+    for name in sorted(set(whose.names_in(query))):
+        callers = np.bincount(roles[np.unique(document[term == name])], minlength=3)
+        yield whose.bearer(int(callers[whose.USER]), int(callers[whose.ASSISTANT]))
 
 
 def best(words: Words, limit: int, similarity: Floats | None = None, *, one_a_message: bool = False) -> list[Hit]:
@@ -164,18 +191,21 @@ def best(words: Words, limit: int, similarity: Floats | None = None, *, one_a_me
         return []
     if similarity is not None and np.isnan(similarity).all():
         similarity = None
-    score, speaks = fuse(words, similarity)
+    fused, speaks = fuse(words, similarity)
+    # It was added up of one or two z-scores.
+    score = _behind_partners(fused + (1 if similarity is None else 2) * _standing(words), speaks)
     found = np.flatnonzero(speaks | (words.around > 0))
     order = found[np.lexsort((found, ~speaks[found], -score[found]))]
     if one_a_message:
-        begins = (np.diff(words.seq, prepend=0) != 0) | (words.passage == 1)
-        order = order[np.sort(np.unique(np.cumsum(begins)[order], return_index=True)[1])]
+        message = np.cumsum(_begins(words.seq, words.passage))
+        order = order[np.sort(np.unique(message[order], return_index=True)[1])]
     return [
         Hit(
             document=int(d),
             seq=int(words.seq[d]),
             passage=int(words.passage[d]),
             score=round(float(score[d]), 4),
+            fused=round(float(fused[d]), 4),
             words=round(float(words.own[d]), 4),
             neighbours=round(float(words.around[d]), 4),
             vector=None if similarity is None or np.isnan(similarity[d]) else round(float(similarity[d]), 4),
@@ -183,6 +213,12 @@ def best(words: Words, limit: int, similarity: Floats | None = None, *, one_a_me
         )
         for d in order[:limit]
     ]
+
+
+def _begins(seq: Ints, passage: Ints) -> Bools:
+    """Where a message begins: two threads of one message each have the same `seq` side by side."""
+    begins: Bools = (np.diff(seq, prepend=0) != 0) | (passage == 1)
+    return begins
 
 
 def fuse(words: Words, similarity: Floats | None) -> tuple[Floats, Bools]:
@@ -193,7 +229,20 @@ def fuse(words: Words, similarity: Floats | None) -> tuple[Floats, Bools]:
         alike = _believed(similarity, words.lengths)
         score += _z(_spread(alike, words.nearness)) + _outstanding(alike)
         speaks = speaks | (_z(alike) > _CLEARLY)
-    return _behind_partners(score, speaks), speaks
+    return score, speaks
+
+
+def _standing(words: Words) -> Floats:
+    """What a z-score of each passage is worth beyond what it says.
+
+    The greatest of n draws lies sqrt(2 ln n) above the mean, about: so much is chance in the best of n passages.
+    """
+    begins = _begins(words.seq, words.passage)
+    message = np.cumsum(begins) - 1
+    passages = np.bincount(message)[message]
+    standing = _LEANING / 2 * words.asked_for - np.sqrt(2 * np.log(passages))
+    centred: Floats = standing - standing.mean()
+    return centred
 
 
 def _believed(similarity: Floats, lengths: Floats) -> Floats:
@@ -315,7 +364,7 @@ def render_block(candidates: Iterable[Candidate]) -> str:
 
 def relevant(hits: Iterable[Hit]) -> list[Hit]:
     """Those that are worth showing, whatever room there is."""
-    return [hit for hit in hits if hit.score >= _RELEVANT_SCORE]
+    return [hit for hit in hits if hit.fused >= _RELEVANT_SCORE]
 
 
 def pack(candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[str], int]) -> list[Recalled]:

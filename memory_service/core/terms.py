@@ -1,9 +1,9 @@
 """Text to index terms, and long text to passages. Deterministic: the same text gives the same terms for ever.
 
 Words are stemmed (Snowball) and stop words left out. Scripts written without spaces, and Korean, whose particles stick
-to the noun, are indexed by character bigrams, the first with the edge of the word: a Korean word says what it is about at
-its beginning, and often with one syllable. A term is stored as a negative 32-bit number, so that the non-negative
-numbers of a posting's header can never be taken for one.
+to the noun, are indexed by character bigrams, and by their first one and two characters with the edge of the word: a
+Korean word says what it is about at its beginning, often with one syllable. A term is stored as a negative 32-bit number,
+so that the non-negative numbers of a posting's header can never be taken for one.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def terms_of(text: str) -> list[int]:
         if _BIGRAM_RUN.match(token):
             edged = _WORD_START + token
             terms += [_number(edged[i : i + 2]) for i in range(len(token))]
+            if len(token) > 1:
+                terms.append(_number(edged[:3]))
         elif token not in _STOP_WORDS:
             terms.append(_word_number(token))
     return terms

@@ -134,7 +134,7 @@ def _new_message(counter: TextCounter, draft: Draft, content: Sequence[Block], n
         created_at=draft.created_at or now,
         status=draft.status,
         run_id=draft.run_id,
-        entry=index_entry(_ANY_SEQ, text),
+        entry=index_entry(_ANY_SEQ, draft.role, text),
     )
 
 

@@ -90,7 +90,7 @@ class Thread:
 
     @cached_property
     def _entries(self) -> list[bytes]:
-        return [index_entry(message.seq, message.text) for message in self.messages]
+        return [index_entry(message.seq, message.role, message.text) for message in self.messages]
 
     @cached_property
     def _index(self) -> bytes:

@@ -164,7 +164,7 @@ def test_two_stages_find_what_an_exact_search_finds(home: Home, monkeypatch: pyt
     ]
     questions = [qa["question"] for conversation in conversations for qa in conversation["qa"]][::25]
     embedder = HashingEmbedder(inline=True)
-    index = b"".join(index_entry(seq, text) for seq, text in enumerate(texts, start=1))
+    index = b"".join(index_entry(seq, "user", text) for seq, text in enumerate(texts, start=1))
 
     async def top(runtime: Runtime, pk: int, text: str, exact_passages: int) -> set[int]:
         monkeypatch.setattr(recall, "_EXACT_PASSAGES", exact_passages)

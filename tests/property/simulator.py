@@ -150,7 +150,7 @@ class Simulator:
         self.last_seq += 1
         message = self._message(self.last_seq, role, blocks)
         self.messages.append(message)
-        self.index[message.seq] = index_entry(message.seq, message.text)
+        self.index[message.seq] = index_entry(message.seq, message.role, message.text)
         return message
 
     def edit(self, at: int, content: str | Sequence[Block]) -> None:
@@ -159,7 +159,7 @@ class Simulator:
         blocks = check_content(old.role, content if isinstance(content, str) else list(content), "content")
         new = self._message(old.seq, old.role, blocks)
         self._replace([*self.messages[:at], new, *self.messages[at + 1 :]], old.seq)
-        self.index[new.seq] = index_entry(new.seq, new.text)
+        self.index[new.seq] = index_entry(new.seq, new.role, new.text)
 
     def delete(self, at: int) -> None:
         """Raises InvalidMessage and changes nothing."""

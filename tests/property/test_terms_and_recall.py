@@ -26,6 +26,7 @@ from memory_service.core.recall import (
     render_block,
 )
 from memory_service.core.terms import PASSAGE_CHARACTERS, passages_of, terms_of
+from memory_service.core.whose import USER
 from tests.property.conftest import examples
 from tests.property.operations import WORDS
 
@@ -58,19 +59,19 @@ def test_terms_are_negative_32_bit_numbers(text: str) -> None:
 @settings(max_examples=examples(200))
 @given(texts, st.integers(1, 2**31 - 1))
 def test_an_index_entry_says_which_passage_is_where(text: str, seq: int) -> None:
-    numbers = np.frombuffer(index_entry(seq, text), dtype="<i4").tolist()
+    numbers = np.frombuffer(index_entry(seq, "user", text), dtype="<i4").tolist()
     expected: list[int] = []
     for number, passage in enumerate(passages_of(text), start=1):
-        expected += [0, seq, number, *terms_of(passage)]
+        expected += [0, seq, USER << 24 | number, *terms_of(passage)]
         assert pick(passages_of(text), number)[0] == passage
     assert numbers == expected
-    assert count_documents(index_entry(seq, text)) == len(passages_of(text))
+    assert count_documents(index_entry(seq, "user", text)) == len(passages_of(text))
 
 
 @settings(max_examples=examples(200))
 @given(texts, st.integers(1, 2**31 - 1))
 def test_an_entry_moves_to_another_seq(text: str, seq: int) -> None:
-    assert moved_entry(index_entry(1, text), seq) == index_entry(seq, text)
+    assert moved_entry(index_entry(1, "user", text), seq) == index_entry(seq, "user", text)
 
 
 def _naive_rank(corpus: list[str], query: list[int], limit: int) -> list[tuple[int, float]]:
@@ -126,10 +127,10 @@ corpora = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), 
 @settings(max_examples=examples(200))
 @given(corpora, st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), st.integers(1, 20))
 def test_rank_is_bm25_on_passages_and_their_neighbours(corpus: list[str], query: str, limit: int) -> None:
-    index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus, start=1))
+    index = b"".join(index_entry(seq, "user", text) for seq, text in enumerate(corpus, start=1))
     expected = _naive_rank(corpus, terms_of(query), limit)
     hits = rank(index, query, limit)
-    assert [hit.score for hit in hits] == pytest.approx([score for _, score in expected], abs=2e-4)
+    assert [hit.fused for hit in hits] == pytest.approx([score for _, score in expected], abs=2e-4)
     scores = [score for _, score in expected]
     apart = all(abs(a - b) > 1e-6 for a, b in pairwise(scores))
     if apart and len(expected) < limit:
@@ -145,7 +146,7 @@ def test_rank_is_bm25_on_passages_and_their_neighbours(corpus: list[str], query:
 def test_a_neighbour_is_shown_only_beside_what_matched() -> None:
     """Also when what matched is too long for the block, where the neighbour alone would fit."""
     corpus = ["Nothing new.", "Nice! " * 3, "The lantern is in the harbour. " + "It was far. " * 40, "Great.", "Bye."]
-    index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus, start=1))
+    index = b"".join(index_entry(seq, "user", text) for seq, text in enumerate(corpus, start=1))
     hits = rank(index, "Where is the lantern?", 10)
     assert [hit.seq for hit in hits] == [3, 4, 2, 5, 1]
     assert [bool(hit.words) for hit in hits] == [True, False, False, False, False]
@@ -163,20 +164,20 @@ def test_rank_at_the_edges_of_32_bits(seq: int) -> None:
     numbers = np.array([0, seq, 1, -(2**31), -1, 0, seq, 2**31 - 1, -1], dtype="<i4")
     hits = rank(numbers.tobytes(), "nothing of it", 5)
     assert hits == []
-    index = index_entry(seq, "a lantern") + index_entry(seq, "a harbour")
+    index = index_entry(seq, "user", "a lantern") + index_entry(seq, "user", "a harbour")
     assert [(hit.seq, hit.passage, hit.document) for hit in rank(index, "lantern", 1)] == [(seq, 1, 0)]
 
 
 def test_rank_of_nothing() -> None:
     assert rank(b"", "lantern", 5) == []
-    assert rank(index_entry(1, "lantern"), "", 5) == []
-    assert rank(index_entry(1, "!?"), "lantern", 5) == []
+    assert rank(index_entry(1, "user", "lantern"), "", 5) == []
+    assert rank(index_entry(1, "user", "!?"), "lantern", 5) == []
     assert count_documents(b"") == 0
 
 
 def test_a_long_query_costs_no_more_than_its_rarest_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each term takes a pass over the thread, and a query may be as long as a message."""
-    index = b"".join(index_entry(seq, f"word{seq} common") for seq in range(1, 400))
+    index = b"".join(index_entry(seq, "user", f"word{seq} common") for seq in range(1, 400))
     passes = []
     real = recall._saturated
     monkeypatch.setattr(recall, "_saturated", lambda *arguments: passes.append(1) or real(*arguments))
@@ -187,8 +188,8 @@ def test_a_long_query_costs_no_more_than_its_rarest_terms(monkeypatch: pytest.Mo
 
 def test_threads_are_no_neighbours() -> None:
     one, two = (
-        index_entry(1, "Hello.") + index_entry(2, "A lantern."),
-        index_entry(1, "Great.") + index_entry(2, "Bye."),
+        index_entry(1, "user", "Hello.") + index_entry(2, "user", "A lantern."),
+        index_entry(1, "user", "Great.") + index_entry(2, "user", "Bye."),
     )
     assert [hit.document for hit in rank(one + two, "lantern", 9)] == [1, 0]
 
@@ -229,7 +230,7 @@ def test_our_own_tags_are_escaped_and_nothing_else(tag: str) -> None:
 def test_nothing_is_said_twice_and_a_few_words_are_not_believed() -> None:
     """Fillers such as "ok" are like everything a little; the same text teaches nothing the second time."""
     corpus = ["ok"] * 8 + ["The router in the hall stands behind the coats."] * 2 + ["fine"] * 8
-    index = b"".join(index_entry(seq, text) for seq, text in enumerate(corpus, start=1))
+    index = b"".join(index_entry(seq, "user", text) for seq, text in enumerate(corpus, start=1))
     similarity = np.array([0.2] * 8 + [0.25] * 2 + [0.05] * 8)
     hits = rank(index, "Where is the internet box?", 9, similarity)
     assert {hit.seq for hit in hits[:2]} == {9, 10}
@@ -243,7 +244,7 @@ def test_nothing_is_said_twice_and_a_few_words_are_not_believed() -> None:
 
 def test_one_hit_a_message() -> None:
     long = "\n".join(f"The lantern stands in room {room}. " + "And so on. " * 60 for room in range(9))
-    index = index_entry(1, long) + index_entry(2, "No lantern here.") + index_entry(3, "Bye.")
+    index = index_entry(1, "user", long) + index_entry(2, "user", "No lantern here.") + index_entry(3, "user", "Bye.")
     words = recall.weigh_words(index, "lantern")
     assert [hit.seq for hit in recall.best(words, 4)].count(1) > 1
     assert sorted(hit.seq for hit in recall.best(words, 2, one_a_message=True)) == [1, 2]
@@ -251,6 +252,8 @@ def test_one_hit_a_message() -> None:
 
 def test_threads_of_one_message_are_no_neighbours() -> None:
     """And each of them is a message of its own."""
-    index = b"".join(index_entry(1, text) for text in ("A lantern.", "The lantern glows.", "Nothing here.", "Bye."))
+    index = b"".join(
+        index_entry(1, "user", text) for text in ("A lantern.", "The lantern glows.", "Nothing here.", "Bye.")
+    )
     hits = recall.best(recall.weigh_words(index, "lantern"), 9, one_a_message=True)
     assert [hit.document for hit in hits] == [0, 1]

@@ -16,14 +16,17 @@ GOLDEN: dict[str, list[int]] = {
         -486167821,
         -602244142,
         -1187657945,
+        -1136572732,
         -204999786,
         -223888127,
         -2109965764,
         -143444763,
+        -1377611466,
         -880716345,
         -1340648278,
+        -279725923,
     ],
-    "東京タワー": [-1601207507, -304497392, -403862547, -1380347578, -998330697],
+    "東京タワー": [-1601207507, -304497392, -403862547, -1380347578, -998330697, -1298312921],
     "café naïve résumé": [-414007990, -1621815906, -636518840],
     "C++ x=1.10 snake_case foo_bar": [
         -112844656,
@@ -35,7 +38,7 @@ GOLDEN: dict[str, list[int]] = {
         -208889122,
         -1996459179,
     ],
-    "ภาษาไทย": [-1505685622, -1791739458, -448696506, -398690764, -1182465422, -872350688, -444601918],
+    "ภาษาไทย": [-1505685622, -1791739458, -448696506, -398690764, -1182465422, -872350688, -444601918, -898574967],
     "Ünïcödé ẞtraße": [-245509068, -1079565934],
     "running runs ran": [-1349952705, -1349952705, -2128114582],
     "https://example.com/a?b=c": [-1056335271, -150407381, -1689700071, -1908338682, -112844656],
@@ -44,10 +47,12 @@ GOLDEN: dict[str, list[int]] = {
         -1623756638,
         -718580791,
         -1909582481,
+        -1066165099,
         -746783233,
         -1437575298,
         -1747538072,
         -1238796088,
+        -378694401,
     ],
 }
 
@@ -65,7 +70,7 @@ def test_words_meet_their_other_forms() -> None:
 
 def test_korean_is_indexed_by_bigrams_so_that_particles_do_not_matter() -> None:
     assert set(terms_of("고양이")) <= set(terms_of("우리 고양이가 잔다"))
-    assert len(terms_of("고양이가")) == 4
+    assert len(terms_of("고양이가")) == 5
     assert len(terms_of("물")) == 1
     assert set(terms_of("東京")) <= set(terms_of("東京タワーへ"))
 
@@ -79,7 +84,7 @@ def test_a_korean_word_is_found_by_its_first_syllable() -> None:
 def test_korean_paraphrases_are_found_by_words() -> None:
     lines = (evaluation_data() / "korean" / "paraKQC_dev700.txt").read_text(encoding="utf-8").splitlines()
     sentences = [line.split("\t")[2] for line in lines]
-    index = b"".join(index_entry(seq, sentence) for seq, sentence in enumerate(sentences[::10], start=1))
+    index = b"".join(index_entry(seq, "user", sentence) for seq, sentence in enumerate(sentences[::10], start=1))
     paraphrases = [sentences[10 * number + 1 + number % 9] for number in range(700)]
     found = [next((hit.seq for hit in rank(index, query, 1)), None) for query in paraphrases]
     assert sum(seq == right for right, seq in enumerate(found, start=1)) / 700 >= 0.84  # .78 without the edges of words

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from memory_service.errors import EmbedderUnavailable
 
 _ARTEFACT_SHA256 = {
-    "model.safetensors": "3743a021379a3c56f39938deac6fe306b130db06f5fec5842efdbc42a74482e2",
+    "model.safetensors": "28546bbe60de96bf69e7d2eb3abdabe7266b4d52599a9c3d2e48cb5bd52d0bc7",
     "tokenizer.json": "dd33465341c98889c3338356b6200c8b232b89af5f1b7aa8e6ee1d4d7a699631",
 }
 # Letters of the Latin script and digits; what else there is has no vector worth having.
