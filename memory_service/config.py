@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     database_connections: int = Field(10, ge=1, le=500, description="Connections to the database, at most.")
     max_body_bytes: int = Field(10_000_000, ge=1_000, description="Largest request body that is accepted.")
+    body_timeout_seconds: float = Field(
+        30, gt=0, description="How long the rest of a request may fail to come before it is refused."
+    )
     requests_per_minute: int = Field(
         0,
         ge=0,

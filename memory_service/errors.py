@@ -12,6 +12,7 @@
     ├── Unauthenticated              missing, wrong or revoked API key
     ├── RateLimited                  too many requests; says when to send it again
     ├── PayloadTooLarge              the body is over the limit
+    ├── RequestTimeout               the body stopped coming
     ├── UnsupportedMediaType         the body is not called what it must be
     └── Unavailable                  something we depend on is not there
         ├── DatabaseNotReady         unreachable, not migrated, or without pgvector
@@ -88,6 +89,10 @@ class RateLimited(MemoryServiceError):
 
 class PayloadTooLarge(MemoryServiceError):
     code = "payload_too_large"
+
+
+class RequestTimeout(MemoryServiceError):
+    code = "request_timeout"
 
 
 class UnsupportedMediaType(MemoryServiceError):

@@ -65,7 +65,7 @@ class Service:
         readers[0].start()
         first = process.stdout.readline()
         if " on http" not in first:
-            process.wait(10)
+            ended(process, 10)
             process.stdout.close()
             readers[0].join(10)
             raise RuntimeError(f"the service did not start: {first}{''.join(log)}")
@@ -83,10 +83,21 @@ class Service:
         self._wait()
 
     def _wait(self) -> int:
-        status = self.process.wait(30)
-        for reader in self.readers:
-            reader.join(10)
-        return status
+        try:
+            return ended(self.process, 30)
+        finally:
+            for reader in self.readers:
+                reader.join(10)
+
+
+def ended(process: subprocess.Popen[Any], seconds: float) -> int:
+    """The status a process ends with. One that does not end is killed, so that none is left behind, and a failure."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
 
 
 def _drain(stream: Any, lines: list[str]) -> None:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memory_service.api.errors import error_response, internal_error, status_of
 from memory_service.api.intake import Intake
-from memory_service.errors import MemoryServiceError, PayloadTooLarge, Unavailable
+from memory_service.errors import MemoryServiceError, PayloadTooLarge, RequestTimeout, Unavailable
 from memory_service.runtime import new_id
 from memory_service.store.projects import AuthenticatedKey
 from memory_service.telemetry import logger, metrics
@@ -20,6 +21,8 @@ from memory_service.telemetry import logger, metrics
 # A client that is still sending would see a broken connection instead of the answer, so a moderate excess is read.
 _DRAINED_TIMES_LIMIT = 4
 _IMPORT_TIMES_BODY = 100
+# A body that comes in drops holds its connection no longer than one that does not come.
+_MIN_BYTES_PER_SECOND = 1_000
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: Asked while the service drains too, and waited for by nobody.
 WITHOUT_INTAKE = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -29,10 +32,11 @@ _STOPPING = "The service is stopping; send it again."
 class Edge:
     """Bodies may have `max_body_bytes`; an import, which is read as a stream, a hundred times as many."""
 
-    def __init__(self, app: ASGIApp, intake: Intake, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, intake: Intake, *, max_body_bytes: int, body_timeout_seconds: float) -> None:
         self._app = app
         self.intake = intake
         self._max_body_bytes = max_body_bytes
+        self._body_timeout_seconds = body_timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,7 +64,8 @@ class Edge:
 
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
         is_import = scope["path"].endswith("/import")
-        body = _LimitedBody(scope, receive, self._max_body_bytes, _IMPORT_TIMES_BODY if is_import else 1)
+        times = _IMPORT_TIMES_BODY if is_import else 1
+        body = _LimitedBody(scope, receive, self._max_body_bytes, times, self._body_timeout_seconds)
         scope["memory.body"] = body
         if body.declared_too_large:
             await body.drain()
@@ -120,12 +125,14 @@ class _Exchange:
 
 
 class _LimitedBody:
-    """Of `max_bytes` times `times`."""
+    """Of `max_bytes` times `times`, and waited for no longer than it is worth."""
 
-    def __init__(self, scope: Scope, receive: Receive, max_bytes: int, times: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, max_bytes: int, times: int, timeout_seconds: float) -> None:
         self._receive = receive
         self._times = times
         self._limit = max_bytes * times
+        self._timeout_seconds = timeout_seconds
+        self._waited_seconds = 0.0
         self._read = 0
         self._ended = False
         length = dict(scope["headers"]).get(b"content-length", b"")
@@ -143,9 +150,9 @@ class _LimitedBody:
             raise self.error()
 
     async def receive(self) -> Message:
-        message = await self._receive()
-        self._read += len(message.get("body", b""))
-        self._ended = not message.get("more_body", False)
+        if self._ended:  # what is waited for now is that the client goes away
+            return await self._receive()
+        message = await self._next()
         if self._read > self._limit:
             await self.drain()
             raise self.error()
@@ -153,10 +160,25 @@ class _LimitedBody:
 
     async def drain(self) -> None:
         """Read on, so that the client gets to the answer."""
-        while not self._ended and self._read <= self._limit * _DRAINED_TIMES_LIMIT:
-            message = await self._receive()
-            self._read += len(message.get("body", b""))
-            self._ended = not message.get("more_body", False)
+        with suppress(RequestTimeout):
+            while not self._ended and self._read <= self._limit * _DRAINED_TIMES_LIMIT:
+                await self._next()
+
+    async def _next(self) -> Message:
+        """Raises RequestTimeout when it does not come, or has come too slowly so far."""
+        earned = self._timeout_seconds + self._read / _MIN_BYTES_PER_SECOND - self._waited_seconds
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(min(self._timeout_seconds, earned)):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The rest of the body did not come; {self._read} bytes of it did. Send the request again, all of it."
+            ) from None
+        self._waited_seconds += time.monotonic() - started
+        self._read += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        return message
 
     def error(self) -> PayloadTooLarge:
         return PayloadTooLarge(

@@ -23,6 +23,7 @@ STATUSES: tuple[tuple[type[errors.MemoryServiceError], int], ...] = (
     (errors.RateLimited, 429),
     (errors.PayloadTooLarge, 413),
     (errors.UnsupportedMediaType, 415),
+    (errors.RequestTimeout, 408),
     (errors.Unavailable, 503),
 )
 # What cannot even be read is 400; what is read and wrong is 422.
@@ -86,6 +87,8 @@ def error_response(request_id: str, status: int, code: str, message: str, detail
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if status == 503 or code == errors.IdempotencyInProgress.code:
         headers["retry-after"] = "1"
+    if status == 408:  # the rest of the request may still come, and is no request of its own
+        headers["connection"] = "close"
     return Response(dumps(body), status, headers, "application/json")
 
 

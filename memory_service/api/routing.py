@@ -113,6 +113,7 @@ _STATUSES = {
     401: "No API key, or one that is unknown or revoked.",
     429: "Too many requests with this key; the header Retry-After says when to send it again.",
     404: "No such object in this project.",
+    408: "The body stopped coming.",
     409: "The request contradicts the present state, or its Idempotency-Key was used for another one.",
     413: "The body is too large.",
     415: "The body is not called JSON by its Content-Type.",
@@ -127,7 +128,7 @@ def _statuses(path: str, methods: Collection[str]) -> dict[int | str, dict[str, 
     if "{" in path:
         possible |= {404}
     if "POST" in methods or "PATCH" in methods:
-        possible |= {400, 409, 413, 415}
+        possible |= {400, 408, 409, 413, 415}
     return {s: {"model": answers.ErrorBody, "description": _STATUSES[s]} for s in sorted(possible)}
 
 

@@ -16,7 +16,7 @@ from memory_service.errors import DatabaseNotReady, Unavailable
 from memory_service.runtime import Runtime
 from memory_service.store.embedding import count_all_pending
 from memory_service.store.migrate import head_revision
-from memory_service.telemetry import metrics
+from memory_service.telemetry import logger, metrics
 
 router = APIRouter(route_class=StrictRoute, tags=["system"])
 _DATABASE_SECONDS = 5
@@ -39,8 +39,15 @@ async def readyz(request: Request) -> Any:
             # The worker's connections: where all others are busy the service is busy, and ready.
             await runtime.worker_db.check(head_revision())
     except TimeoutError:
-        raise DatabaseNotReady(f"The database has not answered for {_DATABASE_SECONDS} seconds.") from None
+        raise _not_ready("silent") from None
+    except DatabaseNotReady as error:  # it may tell names and addresses, and anybody may ask
+        logger.warning("the database is not ready", extra={"fields": {"reason": error.message}})
+        raise _not_ready(str(error.details["reason"])) from None
     return {"status": "ok", "version": __version__}
+
+
+def _not_ready(reason: str) -> DatabaseNotReady:
+    return DatabaseNotReady(f"The database is not ready ({reason}); the log of the service says more.", reason=reason)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -59,7 +60,9 @@ def serve(
 def _first_key(url: str, data_dir: Path) -> list[str]:
     key, is_new = asyncio.run(lifecycle.ensure_first_key(url, data_dir))
     path = data_dir / "api_key"
-    return [f"  API key   {key} (shown once; kept in {path})" if is_new else f"  API key   in {path}"]
+    # What is no terminal is a log, where keys do not belong.
+    shown = f"{key}, kept in {path}" if is_new and sys.stdout.isatty() else f"in {path}"
+    return [f"  API key   {shown}"]
 
 
 class _Server(uvicorn.Server):

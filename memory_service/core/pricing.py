@@ -67,7 +67,12 @@ def find_model(table: Sequence[Model], provider: str, name: str) -> Model:
 
 def provider_of(table: Sequence[Model], name: str) -> str | None:
     """The provider that sells a model of this name, as far as the table knows."""
-    return next((model.provider for model in table if _is_version_of(name, model.name)), None)
+    return next(iter(providers_of(table, name)), None)
+
+
+def providers_of(table: Sequence[Model], name: str) -> list[str]:
+    """All that do, in the order of the table."""
+    return list(dict.fromkeys(model.provider for model in table if _is_version_of(name, model.name)))
 
 
 def _is_version_of(name: str, model: str) -> bool:

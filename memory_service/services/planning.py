@@ -14,7 +14,7 @@ from memory_service.core.layout import StablePart
 from memory_service.core.markup import document_text
 from memory_service.core.messages import Block, Message, extend_tail, opens_turn
 from memory_service.core.plan import RecallSpec
-from memory_service.core.pricing import Model, find_model, provider_of
+from memory_service.core.pricing import Model, find_model, provider_of, providers_of
 from memory_service.core.prompt import Prompt
 from memory_service.core.recall import Candidate, Recalled, pack, pick, relevant
 from memory_service.core.request import Request
@@ -148,6 +148,7 @@ def settle(runtime: Runtime, spec: PromptSpec) -> Request:
         )
     provider = spec.provider or provider_of(runtime.models, name) or runtime.settings.default_provider
     model = find_model(runtime.models, provider, name)
+    _check_sold_by(runtime.models, provider, name)
     max_output_tokens = spec.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
     limit = spec.max_prompt_tokens or default_limit(model, max_output_tokens)
     if model.context_tokens is not None and limit + max_output_tokens > model.context_tokens:
@@ -192,6 +193,18 @@ def _system_texts(instructions: str | None, documents: str | None) -> tuple[str,
     for document in loads(documents) if documents else ():
         texts.append(document_text(document["text"], document.get("title")))
     return tuple(texts)
+
+
+def _check_sold_by(models: Sequence[Model], provider: str, name: str) -> None:
+    """A model that the table knows from other providers alone would be sent where nobody knows it. Raises InvalidInput."""
+    providers = providers_of(models, name)
+    if providers and provider not in (*providers, "echo"):
+        raise InvalidInput(
+            f"`provider` is {provider}, but {name} is a model of {' and '.join(providers)}; leave `provider` out. If a "
+            f"server of yours offers it in the form of {provider}, add it to MEMORY_MODELS_FILE.",
+            field="provider",
+            providers=providers,
+        )
 
 
 def _with_defaults(spec: PromptSpec, thread: ThreadRecord, assistant: AssistantRecord | None) -> PromptSpec:

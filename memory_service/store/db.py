@@ -45,6 +45,8 @@ IN_BINARY = {"memory_in_binary": True}
 _AWAY = ("08", "57", "53")
 # Lock timeout, deadlock, serialization failure: rolled back, and likely to work the next time.
 _CROWDED = ("55P03", "40P01", "40001")
+# What a server says that will serve soon. (An error at connecting has no SQLSTATE.)
+_NOT_YET = ("starting up", "shutting down", "in recovery mode", "not accepting connections", "too many clients")
 _NOT_TEXT = ("22021", "22P05")  # what the encoding cannot hold
 
 
@@ -164,17 +166,19 @@ class Database:
                     else None
                 )
         except (SQLAlchemyError, OSError) as error:
-            raise DatabaseNotReady(why_unusable(error)) from error
+            raise not_usable(error) from error
         if int(version or 0) < 150_000:
-            raise DatabaseNotReady("Postgres 15 or newer is needed; this server is older.")
+            raise DatabaseNotReady("Postgres 15 or newer is needed; this server is older.", reason="too_old")
         if revision != head_revision:
             raise DatabaseNotReady(
                 f"The database is at migration {revision or 'none'}, this version needs {head_revision}; "
-                "run `memory-service migrate` (or serve with --migrate)."
+                "run `memory-service migrate` (or serve with --migrate).",
+                reason="not_migrated",
             )
         if extension is None:
             raise DatabaseNotReady(
-                "The database has lost its pgvector extension; let an administrator run CREATE EXTENSION vector in it."
+                "The database has lost its pgvector extension; let an administrator run CREATE EXTENSION vector in it.",
+                reason="without_pgvector",
             )
 
     async def close(self) -> None:
@@ -281,6 +285,13 @@ def _parse(url: str) -> URL:
             "MEMORY_DATABASE_URL is not a URL; write postgresql://user:password@host:5432/db, and in a user name or "
             "password : / @ ? # % as %3A %2F %40 %3F %23 %25."
         ) from None
+
+
+def not_usable(error: Exception) -> DatabaseNotReady:
+    """For an error at connecting. `reason` is `unreachable` where no server has answered yet, or none that is ready."""
+    cause = str(getattr(error, "orig", None) or error)
+    answered = "FATAL:" in cause and not any(words in cause for words in _NOT_YET)
+    return DatabaseNotReady(why_unusable(error), reason="refused" if answered else "unreachable")
 
 
 def why_unusable(error: Exception) -> str:

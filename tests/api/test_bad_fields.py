@@ -390,6 +390,21 @@ def test_a_time_at_the_edge(api: httpx2.Client, now: str) -> None:
     ok(answer, 201)
 
 
+@pytest.mark.parametrize(
+    ("model", "provider", "owner"), [("gpt-5.5", "anthropic", "openai"), (MODEL, "openai", "anthropic")]
+)
+def test_a_model_of_another_provider(api: httpx2.Client, model: str, provider: str, owner: str) -> None:
+    thread = new_thread(api, ("user", "hi"))
+    error = refused(build(api, thread["id"], model=model, provider=provider), 422, field="provider", says=owner)
+    assert error["details"]["providers"] == [owner]
+    assistant = ok(api.post("/v1/assistants", json={"model": model, "provider": provider}), 201)
+    theirs = new_thread(api, ("user", "hi"), assistant_id=assistant["id"])
+    path = f"/v1/threads/{theirs['id']}/prompts"
+    refused(api.post(path, json={}), 422, field="provider", says=owner)
+    ok(build(api, thread["id"], model=f"{model}-own", provider=provider), 201)
+    ok(build(api, thread["id"], model=model, provider="echo"), 201)
+
+
 def test_a_long_id_is_not_repeated_whole(api: httpx2.Client) -> None:
     path = f"/v1/threads/{'x' * 5_000}"
     assert len(refused(api.get(path), 404)["message"]) < 120

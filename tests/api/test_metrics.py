@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx2
@@ -181,7 +182,10 @@ def test_a_database_that_is_gone(postgres: EmbeddedPostgres) -> None:
         ok(httpx2.get(f"{service.url}/readyz"))
     try:
         assert read(service.url)["memory_database_up"] == 0
-        refused(httpx2.get(f"{service.url}/readyz"), 503, "database_not_ready", says="does not exist")
+        error = refused(httpx2.get(f"{service.url}/readyz"), 503, "database_not_ready", says="(refused)")
+        assert error["details"] == {"reason": "refused"}
+        assert urlsplit(url).path.strip("/") not in str(error), "anybody may ask, and is told no names"
+        assert "does not exist" in "".join(service.log)
         ok(httpx2.get(f"{service.url}/healthz"))
     finally:
         service.stop()

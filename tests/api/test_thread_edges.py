@@ -106,7 +106,7 @@ def test_accepted(api: httpx2.Client, history: History) -> None:
 def test_refused(api: httpx2.Client, unchanged: Unchanged, history: History, code: str, says: str) -> None:
     thread = new_thread(api, *history)["id"]
     with unchanged():
-        for extra in ({}, {"dry_run": True}, {"provider": "openai"}):
+        for extra in ({}, {"dry_run": True}, {"provider": "openai", "model": "gpt-4o"}):
             refused(build(api, thread, **extra), 422, code, says=says)
     # Doing what it says helps.
     waiting = [tool_result(id_) for id_ in ("t", "u") if f"of: {id_}." in says]

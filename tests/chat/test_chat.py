@@ -16,7 +16,7 @@ import pytest
 from memory_client import MemoryClient
 
 from memory_service.demo.engine import Engine
-from tests.conftest import REPOSITORY, Service
+from tests.conftest import REPOSITORY, Service, ended
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def chat(service: Service, api_key: str, engine: Engine) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            assert process.wait(30) in (0, -15)
+            assert ended(process, 30) in (0, -15)
 
 
 def _say(client: httpx2.Client, thread_id: str, text: str | None) -> list[dict[str, Any]]:

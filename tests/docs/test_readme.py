@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from memory_service.demo.engine import Engine
-from tests.conftest import REPOSITORY, Service
+from tests.conftest import REPOSITORY, Service, ended
 from tests.docs.settings import README, with_settings
 
 TEXT = README.read_text()
@@ -111,7 +111,7 @@ def test_make_run_serves(temporary_dir: Path) -> None:
         greeting = next((line for line in process.stdout if " on http" in line), "")
         os.killpg(process.pid, signal.SIGINT)
         process.stdout.read()
-    process.wait(30)
+    ended(process, 30)
     assert greeting.startswith("memory-service ")
 
 

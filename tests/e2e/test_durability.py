@@ -467,7 +467,8 @@ def test_first_key_is_kept_and_made_anew_when_it_is_lost(data_dir: Path, databas
     held = key_of(data_dir)
     (data_dir / "api_key").unlink()
     with serving(data_dir) as service, httpx2.Client(base_url=service.url) as client:
-        until(lambda: "shown once" in "".join(service.greeting))
+        until(lambda: "API key" in "".join(service.greeting))
         assert key_of(data_dir) != held
+        assert (data_dir / "api_key").read_text().strip() not in "".join(service.greeting), "it is no terminal"
         for headers in (held, key_of(data_dir)):
             assert client.get("/v1/threads", headers=headers).status_code == 200

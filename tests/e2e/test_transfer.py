@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from memory_service.cli import app
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.migrate import migrate
-from tests.conftest import Service
+from tests.conftest import Service, ended
 
 COMMAND = [sys.executable, "-m", "memory_service"]
 TIME = "2026-01-01T00:00:00Z"
@@ -168,11 +168,13 @@ def test_killed_and_run_again(
             env=environment(database_url),
         )
         helpers: set[psutil.Process] = set()
-        while stored(connection, project) == 0 or not helpers:
-            helpers |= set(psutil.Process(killed.pid).children())
-            assert killed.poll() is None, "it was through before it could be killed"
-        killed.kill()
-        killed.wait()
+        try:
+            while stored(connection, project) == 0 or not helpers:
+                helpers |= set(psutil.Process(killed.pid).children())
+                assert killed.poll() is None, "it was through before it could be killed"
+        finally:
+            killed.kill()
+            killed.wait()
         psutil.wait_procs(list(helpers), timeout=30)
         assert not [helper for helper in helpers if helper.is_running() and helper.status() != psutil.STATUS_ZOMBIE]
         before = stored(connection, project)
@@ -198,12 +200,15 @@ def test_asked_to_end(database_url: str, large_file: Path, project: str) -> None
     )
     assert running.stdin
     with psycopg.connect(database_url, autocommit=True) as connection, running:
-        running.stdin.write(large_file.read_bytes())
-        running.stdin.flush()
-        while stored(connection, project) == 0:
-            assert running.poll() is None
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(60) == 128 + signal.SIGTERM
+        try:
+            running.stdin.write(large_file.read_bytes())
+            running.stdin.flush()
+            while stored(connection, project) == 0:
+                assert running.poll() is None
+            running.send_signal(signal.SIGTERM)
+        finally:
+            status = ended(running, 60)  # it waits for the pipe, which stays open
+        assert status == 128 + signal.SIGTERM
         assert running.stderr
         assert running.stderr.read() == b""
         assert stored(connection, project) > 0

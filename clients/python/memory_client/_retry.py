@@ -15,7 +15,7 @@ FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 8.0
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 
-_STATUSES = frozenset({429, 500, 502, 503, 504})
+_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _LASTING_FAILURES = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 
 
