@@ -145,6 +145,15 @@ class Shortened(BaseModel):
     kept_characters: int
 
 
+class KeptTurn(BaseModel):
+    """A closed turn with a long tool loop, shown with what was recalled for it and its thinking until the next trim."""
+
+    first_seq: int
+    last_seq: int = Field(description="The last message that was sent while the turn was open.")
+    tokens: int = Field(description="Of the text that was recalled for it, or came with it as `context`.")
+    recalled_seqs: list[int] = Field(description="Messages quoted there; they are not recalled again.")
+
+
 class CacheOut(BaseModel):
     ttl: str | None = Field(description="How long this prompt's breakpoints live. Null without breakpoints.")
     why: str = Field(description="Who chose it: the caller, or which gaps between requests made it the cheaper one.")
@@ -178,6 +187,7 @@ class PromptSummary(BaseModel):
     window: dict[str, Any] = Field(description="What is shown verbatim, and whether this prompt moved it.")
     recall: Recall | None = Field(description="Null when nothing was looked for.")
     recalled: list[dict[str, Any]] = Field(description="Older messages that were brought back, and why.")
+    kept: list[KeptTurn] = Field(description="Closed turns that are shown as they were sent: cheaper than to rewrite.")
     omitted: list[dict[str, Any]] = Field(description="Messages that are not in the prompt.")
     breaks: list[dict[str, Any]] = Field(description="Why this prompt does not extend the one before it.")
     hints: list[str]

@@ -134,6 +134,7 @@ def prompt_summary(prompt: BuiltPrompt, models: Sequence[Model]) -> dict[str, An
         "recall": None,  # prompts of versions before vectors do not say
         "cache": None,  # nor those of versions that did not choose
         "shortened": [],
+        "kept": [],
         **prompt.explanation,
         "usage": _raw(prompt.usage),
         "reported": None if usage is None else _reported(usage, prompt, models),

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from memory_service.core.prompt_cache import Entry
+from memory_service.core.tokens import TokenCounts
 from memory_service.core.ttl import Pace
 from memory_service.core.volatile import Volatile
 
@@ -48,11 +49,30 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class OpenTurn:
-    """The turn that the last prompt was built for. `loop_tail`: the last tool result of its newest prompt."""
+    """The turn that the last prompt was built for. `loop_tail`: the last tool result of its newest prompt.
+
+    `counts` are those of the volatile text; `source` is the id of the prompt that it was stored with.
+    """
 
     first_seq: int
     volatile: Volatile
     loop_tail: int | None = None
+    counts: TokenCounts = TokenCounts()
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A closed turn that is shown as it was sent, with its volatile text and its thinking up to `last_seq`."""
+
+    first_seq: int
+    last_seq: int
+    volatile: Volatile
+    counts: TokenCounts
+    source: str | None = None
+
+    def quotes(self, seq: int) -> bool:
+        return any(recalled["seq"] == seq for recalled in self.volatile.recalled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +81,8 @@ class Lane:
 
     `edited_seq` and `deleted_seq`: the oldest message that was changed or deleted since, or whose place in the prompt is
     touched by it. `unreported`: how many prompts were built, while none of them was reported; None once one was.
-    `ttl_seconds` is how long the last prompt's breakpoints live; None where that is not known. `cuts`: core/shorten.py.
+    `ttl_seconds` is how long the last prompt's breakpoints live; None where that is not known. `cuts`: core/shorten.py;
+    `kept`: core/closing.py.
     """
 
     first_seq: int
@@ -81,10 +102,15 @@ class Lane:
     pace: Pace = Pace()
     ttl_seconds: int | None = None
     cuts: Mapping[str, int] = field(default_factory=dict)
+    kept: tuple[Kept, ...] = ()
 
     def is_cold(self, now: float) -> bool:
         """Whether the provider has forgotten the last prompt."""
         return self.ttl_seconds is not None and self.last_at is not None and now - self.last_at > self.ttl_seconds
+
+    def changed_before(self, seq: int) -> bool:
+        """Whether a message up to this one was edited or deleted since the last prompt."""
+        return any(changed is not None and changed <= seq for changed in (self.edited_seq, self.deleted_seq))
 
     def pace_at(self, now: float) -> Pace:
         """The pace with the gap that a request ends now."""
@@ -103,7 +129,8 @@ class Lane:
         """
         turn = self.open_turn
         stale = turn and (turn.first_seq == seq or any(r["seq"] == seq for r in turn.volatile.recalled))
-        touched = turn.first_seq if turn and stale else seq
+        quoting = [kept.first_seq for kept in self.kept if kept.quotes(seq)]
+        touched = min([*quoting, *([turn.first_seq] if turn and stale else [])], default=seq)
         before = self.deleted_seq if deleted else self.edited_seq
         oldest = min(touched, before or touched)
         return replace(
@@ -113,8 +140,14 @@ class Lane:
             open_turn=None if stale else turn,
             edited_seq=self.edited_seq if deleted else oldest,
             deleted_seq=oldest if deleted else self.deleted_seq,
+            kept=tuple(kept for kept in self.kept if kept.last_seq < touched),
             cuts={key: kept for key, kept in self.cuts.items() if not key.startswith(f"{seq}.")},
         )
+
+    def stored_with(self, prompt_id: str) -> Lane:
+        """The lane once its prompt is stored, which new volatile text is found with."""
+        turn = self.open_turn
+        return self if turn is None or turn.source else replace(self, open_turn=replace(turn, source=prompt_id))
 
     def after_sent(self, tail: Tail | None) -> Lane:
         """The lane after a prompt with this tail is known to have reached the provider."""
@@ -133,8 +166,15 @@ class Lane:
                 **state,
                 "sent": Tail(**state["sent"]) if state["sent"] else None,
                 "built": Tail(**state["built"]) if state["built"] else None,
-                "open_turn": turn and OpenTurn(**{**turn, "volatile": Volatile.from_json(turn["volatile"])}),
+                "open_turn": turn and OpenTurn(**_with_volatile(turn)),
+                "kept": tuple(Kept(**_with_volatile(kept)) for kept in state.get("kept", ())),
                 "entries": tuple(Entry(**entry) for entry in state["entries"]),
                 "pace": Pace.from_json(state.get("pace", {})),
             }
         )
+
+
+def _with_volatile(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an OpenTurn or a Kept; lanes of versions that kept nothing have no counts."""
+    volatile, counts = Volatile.from_json(state["volatile"]), TokenCounts(**state.get("counts", {}))
+    return {**state, "volatile": volatile, "counts": counts}

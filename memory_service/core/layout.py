@@ -15,6 +15,7 @@ from functools import cached_property
 from hashlib import sha256
 
 from memory_service.core.canonical import dumps
+from memory_service.core.lane import Kept
 from memory_service.core.messages import THINKING_TYPES, Block, Turn, is_tool_result
 from memory_service.core.prompt_cache import Position
 from memory_service.core.tokens import Scale, TokenCounts
@@ -113,24 +114,30 @@ class Positions:
         return digest == _NOTHING or any(position.digest == digest for position in self.all)
 
 
-def render_pieces(turns: Sequence[Turn], volatile: Volatile) -> tuple[Piece, ...]:
+def render_pieces(turns: Sequence[Turn], volatile: Volatile, kept: Sequence[Kept] = ()) -> tuple[Piece, ...]:
     """Mended turns, the last of them open, as content blocks.
 
-    Thinking stays only in the open turn. The volatile text stands there before the user's own, but behind tool results,
-    which a provider wants first.
+    Thinking and volatile text stay only in the open turn, and in what is kept of closed ones as it was sent.
     """
-    closed = [
+    by_seq = {one.first_seq: one for one in kept}
+    pieces: list[Piece] = []
+    for turn in turns[:-1]:
+        one = by_seq.get(turn.first_seq)
+        pieces += _turn_pieces(turn, one.volatile if one else Volatile(), one.last_seq if one else 0)
+    return (*pieces, *_turn_pieces(turns[-1], volatile, turns[-1].last_seq))
+
+
+def _turn_pieces(turn: Turn, volatile: Volatile, thinking_until: int) -> list[Piece]:
+    """The volatile text stands before the user's own, but behind tool results, which a provider wants first."""
+    pieces = [
         _piece(message.role, message.seq, block)
-        for turn in turns[:-1]
         for message in turn.messages
         for block in message.content
-        if block.get("type") not in THINKING_TYPES
+        if message.seq <= thinking_until or block.get("type") not in THINKING_TYPES
     ]
-    opener = turns[-1].messages[0]
-    opening = [_piece(opener.role, opener.seq, block) for block in opener.content]
+    opener = turn.messages[0]
     results = sum(map(is_tool_result, opener.content))
-    loop = [_piece(message.role, message.seq, block) for message in turns[-1].messages[1:] for block in message.content]
-    return (*closed, *opening[:results], *_volatile_pieces(volatile, opener.seq), *opening[results:], *loop)
+    return [*pieces[:results], *_volatile_pieces(volatile, opener.seq), *pieces[results:]]
 
 
 def _volatile_pieces(volatile: Volatile, seq: int) -> list[Piece]:
@@ -147,12 +154,13 @@ def locate(
     pieces: Sequence[Piece],
     stable_tokens: tuple[int, int],
     message_tokens: Mapping[int, float],
-    volatile_tokens: int,
+    volatile_tokens: Mapping[int, float],
 ) -> Positions:
     """Where prefixes can end, with their digests and their tokens.
 
     A run of tool calls, and a run of tool results, is one position. `stable_tokens` are those of (system, tools),
-    `message_tokens` those of each seq. Inside these, tokens are shared out by the length of the text.
+    `message_tokens` those of each seq, `volatile_tokens` those of the volatile text before it. Inside these, tokens are
+    shared out by the length of the text.
     """
     chain = sha256()
     positions: list[Position] = []
@@ -182,15 +190,17 @@ def locate(
     return Positions(tuple(positions), tuple(of_pieces), shared_end, shared_end + len(stable.own))
 
 
-def _share_out(pieces: Sequence[Piece], message_tokens: Mapping[int, float], volatile_tokens: int) -> list[float]:
+def _share_out(
+    pieces: Sequence[Piece], message_tokens: Mapping[int, float], volatile_tokens: Mapping[int, float]
+) -> list[float]:
     """Tokens of each piece. The volatile ones share theirs apart from the message they stand in."""
     sizes = [min(len(p.json), _MEDIA_CHARACTERS) if "source" in p.block else len(p.json) for p in pieces]
-    keys = [None if piece.volatile else piece.seq for piece in pieces]
-    totals: dict[int | None, int] = {}
+    keys = [(piece.volatile, piece.seq) for piece in pieces]
+    totals: dict[tuple[bool, int], int] = {}
     for key, size in zip(keys, sizes, strict=True):
         totals[key] = totals.get(key, 0) + size
     return [
-        (volatile_tokens if key is None else message_tokens[key]) * size / totals[key]
+        (volatile_tokens if key[0] else message_tokens)[key[1]] * size / totals[key]
         for key, size in zip(keys, sizes, strict=True)
     ]
 

@@ -49,6 +49,11 @@ class Outline:
     query: str | None
 
     @property
+    def recalled_text(self) -> str:
+        """What earlier turns recalled and the prompt still shows."""
+        return "".join(kept.volatile.recalled_text for kept in self.window.kept)
+
+    @property
     def ranked_passages(self) -> int:
         """How many passages are worth looking at."""
         return max(_LEAST_RANKED, self.recall_tokens // _LEAST_TOKENS)

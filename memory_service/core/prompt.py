@@ -81,10 +81,17 @@ def assemble(
     `others` are the thread's other lanes by their keys, newest first. `shared_sent_at`: when (epoch seconds) any thread
     last sent a prompt that shares this one's first part.
     """
-    pieces = render_pieces(window.turns, volatile)
+    pieces = render_pieces(window.turns, volatile, window.kept)
     tokens = _section_tokens(request, stable, window, volatile, scale)
     positions = locate(
-        stable, pieces, (tokens.system, tokens.tools), _message_tokens(window, scale), tokens.recall + tokens.volatile
+        stable,
+        pieces,
+        (tokens.system, tokens.tools),
+        _message_tokens(window, scale),
+        {
+            window.open_turn.first_seq: volatile.tokens,
+            **{kept.first_seq: scale.tokens(kept.counts) for kept in window.kept},
+        },
     )
     markable = _markable(request, pieces)
     history_end = max((i for i in markable if pieces[i].seq < window.open_turn.first_seq), default=-1)
@@ -128,7 +135,10 @@ def assemble(
             prefix_digest=prefix_digest,
             sent=lane.sent if lane else None,
             built=tail,
-            open_turn=OpenTurn(window.open_turn.first_seq, volatile, window.loop_tail),
+            open_turn=OpenTurn(
+                window.open_turn.first_seq, volatile, window.loop_tail, volatile_counts, _source(lane, window)
+            ),
+            kept=window.kept,
             entries=entries,
             last_at=now,
             unreported=_unreported(lane),
@@ -158,6 +168,11 @@ def _section_tokens(
 
 def _message_tokens(window: Window, scale: Scale) -> dict[int, float]:
     tokens = {m.seq: scale.tokens(m.counts) for turn in window.turns for m in turn.messages}
+    until = {kept.first_seq: kept.last_seq for kept in window.kept}
+    for turn in window.turns:
+        for m in turn.messages:
+            if m.seq <= until.get(turn.first_seq, 0):
+                tokens[m.seq] = scale.tokens(m.counts_with_thinking)
     opened = {m.seq: scale.tokens(m.counts_with_thinking) for m in window.open_turn.messages}
     return tokens | opened
 
@@ -225,6 +240,9 @@ def _previous_marks(window: Window, lane: Lane | None, now: float) -> list[int]:
     if turn and turn.first_seq == window.open_turn.first_seq and turn.loop_tail is not None:
         return [turn.loop_tail]
     tail = lane.warm_tail(now)
+    closed = turn and turn.loop_tail is not None and any(kept.first_seq == turn.first_seq for kept in window.kept)
+    if turn and turn.loop_tail is not None and closed:
+        return [turn.loop_tail]
     return [tail.seq] if tail and window.first_seq <= tail.seq < window.open_turn.first_seq else []
 
 
@@ -243,6 +261,12 @@ def _new_lane(
     if newest is None or any(s.prefix_digest and positions.extend(s.prefix_digest) for s in siblings):
         return ()
     return (Break("new_lane", window.first_seq, differences(request.lane_key, newest)),)
+
+
+def _source(lane: Lane | None, window: Window) -> str | None:
+    """The prompt that the frozen volatile text was stored with."""
+    unchanged = lane and lane.open_turn and window.frozen and lane.open_turn.volatile == window.frozen
+    return lane.open_turn.source if unchanged and lane and lane.open_turn else None
 
 
 def _unreported(lane: Lane | None) -> int | None:

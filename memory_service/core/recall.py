@@ -367,9 +367,12 @@ def relevant(hits: Iterable[Hit]) -> list[Hit]:
     return [hit for hit in hits if hit.fused >= _RELEVANT_SCORE]
 
 
-def pack(candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[str], int]) -> list[Recalled]:
+def pack(
+    candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[str], int], visible: str = ""
+) -> list[Recalled]:
     """Take candidates best first while their block fits; what is too long is passed over, with it what was found only by
-    standing beside it, and what says the same once more. `tokens_of` estimates a text.
+    standing beside it, and what says the same once more. `tokens_of` estimates a text; `visible` is what the prompt
+    shows of earlier recall, and need not show again.
     """
     left = max_tokens - tokens_of(_OPEN + _CLOSE)
     least = min((tokens_of(render_candidate(replace(c, text="", is_excerpt=False))) for c in candidates[:1]), default=0)
@@ -380,6 +383,9 @@ def pack(candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[
         if left < least:
             break  # counting is most of the work, and nothing fits any more
         if candidate.text in said:
+            continue
+        if visible and render_candidate(candidate) in visible:
+            shown.add(candidate.hit.document)
             continue
         if (partners := candidate.hit.partners) and not partners & shown:
             continue

@@ -51,12 +51,13 @@ def choose_cut(
     low_water: float,
     more_before: bool,
     cold: bool,
+    kept_tokens: float = 0.0,
 ) -> Cut:
     """Choose the first visible turn among `turns` (oldest first, from the lane's present cut on).
 
     `more_before` says that there are older ones, which did not fit either. `cold`: the provider has forgotten
-    the prefix, so that trimming costs nothing now. The newest turn always stays; whether it fits is the caller's
-    to check.
+    the prefix, so that trimming costs nothing now. `kept_tokens` come on top of the turns until the window is trimmed. The
+    newest turn always stays; whether it fits is the caller's to check.
     """
     if strategy.type == "disabled" or not turns:
         return Cut(0, None)
@@ -66,7 +67,7 @@ def choose_cut(
     if strategy.type == "sliding":
         return Cut(_newest_within(turns, ceiling), "over_ceiling")
     total = sum(turn.tokens for turn in turns)
-    if total > ceiling or more_before:
+    if total + kept_tokens > ceiling or more_before:
         return Cut(_newest_within(turns, low_water), "over_ceiling")
     if cold:
         return Cut(_newest_within(turns, low_water), "cold")

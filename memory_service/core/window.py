@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from memory_service.core.budget import Budget, low_water
-from memory_service.core.lane import Lane
+from memory_service.core.closing import extra, keep
+from memory_service.core.lane import Kept, Lane
 from memory_service.core.layout import StablePart
 from memory_service.core.messages import Message, Repair, Turn, group_turns, is_tool_result, mend, opens_turn
 from memory_service.core.request import Request
@@ -40,7 +41,7 @@ class Window:
     """The turns that will be shown verbatim, mended, the last of them open, and what is left for the volatile part.
 
     `changes` are the reasons why this prompt may not extend the lane's previous one. `cuts` are those of tool results that
-    are shown.
+    are shown; of `kept` turns, more than their messages.
     """
 
     turns: tuple[Turn, ...]
@@ -54,6 +55,7 @@ class Window:
     changes: tuple[Break, ...]
     cuts: Cuts = field(default_factory=dict)
     shortened: tuple[Shortened, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
     @property
     def first_seq(self) -> int:
@@ -112,6 +114,7 @@ def plan_window(
     turns = group_turns(shorten(whole, cuts, count))
     mended, repairs = mend(turns)
     sizes = _sizes(mended, scale)
+    kept = () if more_before else keep(request, stable.digest, lane, mended, budget.window_ceiling, scale)
     closed = sizes[-1 - _MEASURED_TURNS : -1] or sizes
     cut = choose_cut(
         sizes,
@@ -122,10 +125,13 @@ def plan_window(
         ),
         more_before=more_before,
         cold=cold,
+        kept_tokens=(kept_tokens := scale.tokens(extra(mended, kept))),
     )
+    if cut.reason or more_before or sum(size.tokens for size in sizes) + kept_tokens > budget.window_ceiling:
+        kept = ()  # a trim has all behind it written anew in any case
     # What is mended in a turn may depend on the one before it.
     shown, repairs = mend(turns[cut.index :]) if cut.index else (mended, repairs)
-    counts = _counts(shown)
+    counts = _counts(shown) + extra(shown, kept)
     moved = cut.index > 0 or more_before
     window = Window(
         turns=shown,
@@ -137,6 +143,7 @@ def plan_window(
         tokens=scale.ceil(counts),
         frozen=_frozen_volatile(lane, shown[-1], refresh),
         changes=(),
+        kept=kept,
     )
     visible = [message for message in whole if message.seq >= window.first_seq]
     window = replace(window, cuts={k: n for k, n in cuts.items() if int(k.split(".", 1)[0]) >= window.first_seq})
@@ -273,8 +280,9 @@ def _changes(lane: Lane, stable: StablePart, window: Window, refresh: bool) -> t
         if seq is not None and seq >= (first if window.trimmed else lane.first_seq):
             changes.append(Break(reason, seq))
     turn = lane.open_turn
-    if turn and turn.first_seq != open_seq and turn.first_seq >= first:
-        changes.append(Break("turn_closed", turn.first_seq))
+    dropped = _first_dropped(lane, window)
+    if dropped is not None:
+        changes.append(Break("turn_closed", dropped))
     if turn and turn.first_seq == open_seq and refresh:
         changes.append(Break("refreshed", open_seq))
     if (cut := _first_cut(lane, window)) is not None:
@@ -282,6 +290,15 @@ def _changes(lane: Lane, stable: StablePart, window: Window, refresh: bool) -> t
     if turn and window.frozen and window.frozen != turn.volatile:
         changes.append(Break("recall_dropped", open_seq))
     return tuple(changes)
+
+
+def _first_dropped(lane: Lane, window: Window) -> int | None:
+    """The first closed turn that is not shown as it was sent any more."""
+    sent = {kept.first_seq for kept in lane.kept}
+    if lane.open_turn:
+        sent.add(lane.open_turn.first_seq)
+    still = {window.open_turn.first_seq, *(kept.first_seq for kept in window.kept)}
+    return min((seq for seq in sent - still if seq >= window.first_seq), default=None)
 
 
 def _first_cut(lane: Lane, window: Window) -> int | None:

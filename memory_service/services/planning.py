@@ -301,5 +301,8 @@ async def recall(runtime: Runtime, session: Session, outlined: Outline, question
         if record
     ]
     scale = outlined.prompt.scale
-    packed = pack(candidates, outlined.prompt.recall_tokens, lambda text: scale.ceil(runtime.counter.count(text)))
+    found = outlined.prompt
+    packed = pack(
+        candidates, found.recall_tokens, lambda text: scale.ceil(runtime.counter.count(text)), found.recalled_text
+    )
     return Recall(tuple(packed), ranking)

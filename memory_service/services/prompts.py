@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.forms import request_digest, to_request
+from memory_service.core.lane import Kept
 from memory_service.core.layout import Layout, StablePart, render_pieces
 from memory_service.core.messages import group_turns, mend
 from memory_service.core.pricing import find_model
 from memory_service.core.request import Request
 from memory_service.core.shorten import shorten
+from memory_service.core.tokens import TokenCounts
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.volatile import Volatile
 from memory_service.runtime import Runtime, new_id
@@ -162,7 +164,8 @@ async def _store(
         recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
         now=now,
     )
-    await prompt_store.save_lane(session, thread.pk, planned.request.lane_key, prompt.lane, now)
+    lane = prompt.lane.stored_with(shown.id)
+    await prompt_store.save_lane(session, thread.pk, planned.request.lane_key, lane, now)
     if call:
         # The id is answer enough: the prompt is rebuilt from it, and storing requests would grow quadratically.
         await idempotency.record(session, call, Answer(201, shown.id), now)
@@ -193,6 +196,7 @@ def _rebuild_facts(planned: Plan) -> dict[str, Any]:
         "counts": asdict(prompt.counts),
         "tail": asdict(prompt.tail) if prompt.tail else None,
         "cuts": planned.window.cuts,
+        "kept": [(kept.first_seq, kept.last_seq, kept.source) for kept in planned.window.kept],
     }
 
 
@@ -234,6 +238,15 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
         },
         "recall": planned.recall.ranking.explanation if planned.recall else None,
         "recalled": list(prompt.volatile.recalled),
+        "kept": [
+            {
+                "first_seq": kept.first_seq,
+                "last_seq": kept.last_seq,
+                "tokens": kept.volatile.tokens,
+                "recalled_seqs": [recalled["seq"] for recalled in kept.volatile.recalled],
+            }
+            for kept in window.kept
+        ],
         "omitted": [{"first_seq": 1, "last_seq": first_seq - 1, "reason": "before_window"}] if first_seq > 1 else [],
         "breaks": [{k: v for k, v in asdict(b).items() if v != ()} for b in prompt.breaks],
         "hints": list(prompt.hints),
@@ -285,10 +298,13 @@ async def _rebuild(runtime: Runtime, session: Session, thread_id: str, record: P
         return replace(shown, request_missing="The messages of this prompt were deleted.")
     tools, shared, own = loads(await prompt_store.get_stable_text(session, record.thread_pk, record.stable_digest))
     volatile = Volatile.from_json(json.loads(record.volatile))
+    kept = await _kept(session, record, facts.get("kept", ()))
+    if kept is None:
+        return replace(shown, request_missing="An earlier prompt, of which this one shows recalled text, was deleted.")
     turns, _ = mend(group_turns(shorten(messages, facts.get("cuts", {}), runtime.counter.count)))
     layout = Layout(
         StablePart(tuple(tools), tuple(shared), tuple(own)),
-        render_pieces(turns, volatile),
+        render_pieces(turns, volatile, kept),
         tuple(facts["marks"]),
         facts["mark_shared"],
     )
@@ -296,6 +312,17 @@ async def _rebuild(runtime: Runtime, session: Session, thread_id: str, record: P
     if request_digest(request) != shown.explanation["request_digest"]:
         return replace(shown, request_missing="A message of this prompt was deleted since it was built.")
     return replace(shown, request=request)
+
+
+async def _kept(session: Session, record: PromptRecord, facts: Sequence[Any]) -> list[Kept] | None:
+    """What the prompt kept of closed turns; its texts stand with the prompts that were built with them first."""
+    sources = await prompt_store.volatile_of(session, record.thread_pk, [source for _, _, source in facts])
+    if any(source not in sources for _, _, source in facts):
+        return None
+    return [
+        Kept(first_seq, last_seq, Volatile.from_json(json.loads(sources[source])), TokenCounts())
+        for first_seq, last_seq, source in facts
+    ]
 
 
 def _request_of(runtime: Runtime, facts: Mapping[str, Any]) -> Request:

@@ -141,7 +141,12 @@ def _recall(thread: Thread, outlined: Outline) -> list[Recalled]:
     if outlined.query is None:
         return []
     found = thread.candidates(outlined.window.first_seq, outlined.query, outlined.ranked_passages)
-    return pack(found, outlined.recall_tokens, lambda text: outlined.scale.ceil(thread.counter.count(text)))
+    return pack(
+        found,
+        outlined.recall_tokens,
+        lambda text: outlined.scale.ceil(thread.counter.count(text)),
+        outlined.recalled_text,
+    )
 
 
 def _with_text(stable: StablePart, text: str, counts: TokenCounts) -> StablePart:

@@ -178,6 +178,20 @@ async def get_prompt(session: AsyncSession, thread_pk: int, id: str) -> PromptRe
     return PromptRecord(*row)
 
 
+async def volatile_of(session: AsyncSession, thread_pk: int, ids: Sequence[str]) -> dict[str, str]:
+    """The volatile texts (JSON) of some prompts, by id; those that were deleted are not among them."""
+    if not ids:
+        return {}
+    rows = await session.execute(
+        text(
+            "SELECT id, volatile FROM prompts WHERE project_id = :project_id AND id = ANY (CAST(:ids AS text[]))"
+            " AND thread_pk = :thread_pk AND volatile IS NOT NULL"
+        ),
+        {"project_id": session.info["project_id"], "ids": list(ids), "thread_pk": thread_pk},
+    )
+    return {row.id: row.volatile for row in rows}
+
+
 async def list_prompts(session: AsyncSession, thread_pk: int, query: PageQuery) -> Page[PromptRecord]:
     rows, has_more = await fetch_page(
         session,

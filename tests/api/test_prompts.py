@@ -100,6 +100,35 @@ def test_a_turn_that_is_too_large_is_cut_when_the_thread_wants_it(api: httpx2.Cl
     assert "shorten_tool_results" in error["message"]
 
 
+def test_a_long_tool_loop_is_kept_when_it_closes(api: httpx2.Client, long_thread: dict[str, Any]) -> None:
+    path = f"/v1/threads/{long_thread['id']}"
+    body: dict[str, Any] = {"max_prompt_tokens": 2_400, "recall": {"max_tokens": 300}}
+    first = ok(build(api, long_thread["id"], **body), 201)
+    assert first["window"]["first_seq"] > 1
+    assert 1 in [recalled["seq"] for recalled in first["recalled"]]
+    for step in range(5):
+        append(api, long_thread["id"], "assistant", [tool_use(f"call_{step}")])
+        append(api, long_thread["id"], "user", [tool_result(f"call_{step}", FILLER[:600])])
+        last = ok(build(api, long_thread["id"], **body), 201)
+    append(api, long_thread["id"], "assistant", "Ingeborg's.")
+    closed = ok(build(api, long_thread["id"], message={"role": "user", "content": QUESTION}, **body), 201)
+    (kept,) = closed["kept"]
+    assert kept["first_seq"] == last["window"]["last_seq"] - 10
+    assert kept["last_seq"] == last["window"]["last_seq"]
+    assert kept["recalled_seqs"] == [recalled["seq"] for recalled in last["recalled"]]
+    assert closed["breaks"] == []
+    assert str(closed["request"]).count(FACT) == 1
+    anthropic_rules.check(closed["request"])
+    assert ok(api.get(f"{path}/prompts/{closed['id']}")) == closed
+    # What is deleted is gone from the lane, and from the prompts that quoted it.
+    quoted = next(m for m in messages_of(api, long_thread["id"]) if m["seq"] == 1)
+    ok(api.delete(f"{path}/messages/{quoted['id']}"))
+    assert ok(api.get(f"{path}/prompts/{closed['id']}"))["request_missing"]
+    after = ok(build(api, long_thread["id"], **body), 201)
+    assert after["kept"] == []
+    assert FACT not in str(after["request"])
+
+
 def test_what_was_recalled_says_why(api: httpx2.Client, long_thread: dict[str, Any]) -> None:
     """The fact by its own words, its neighbour by standing beside it."""
     prompt = recall_prompt(api, long_thread["id"])

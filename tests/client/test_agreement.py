@@ -83,6 +83,7 @@ def everything(client: MemoryClient, tmp_path: Any) -> Iterator[Any]:
     shortened = prompts.build(thread.id, dry_run=True, max_prompt_tokens=1_000, truncation_strategy=cut)
     assert shortened.shortened
     yield shortened
+    yield _closed_loop(client, assistant.id)
     yield prompts.get(thread.id, built.id)
     yield client.threads.get(thread.id)
     hits = client.threads.search(thread.id, "teapot")
@@ -94,6 +95,24 @@ def everything(client: MemoryClient, tmp_path: Any) -> Iterator[Any]:
     yield client.users.get("ada")
     yield client.users.delete("ada")
     yield client.health()
+
+
+def _closed_loop(client: MemoryClient, assistant_id: str) -> Any:
+    """The first prompt behind a tool loop that is dearer to rewrite than to keep."""
+    thread, prompts = client.threads.create(assistant_id=assistant_id), client.threads.prompts
+    client.threads.messages.append(thread.id, "user", "Look around.")
+    context = [{"type": "text", "text": "It is Monday."}]
+    prompts.build(thread.id, context=context)
+    for step in range(4):
+        use = {**CALL[0], "id": f"toolu_{step}"}
+        client.threads.messages.append(thread.id, "assistant", [use])
+        result = {"type": "tool_result", "tool_use_id": use["id"], "content": FILLER}
+        client.threads.messages.append(thread.id, "user", [result])
+    prompts.build(thread.id)
+    client.threads.messages.append(thread.id, "assistant", "Done.")
+    closed = prompts.build(thread.id, message="Thanks.")
+    assert closed.kept
+    return closed
 
 
 def test_server_and_client_agree(client: MemoryClient, tmp_path: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -133,7 +134,7 @@ def check_volatile(thread: Simulator, built: Built) -> None:
     prompt, window = built.prompt, built.window
     assert all(recalled["seq"] < window.first_seq for recalled in prompt.volatile.recalled)
     texts = (prompt.volatile.recalled_text, prompt.volatile.context_text)
-    pieces = [p for p in prompt.layout.pieces if p.volatile]
+    pieces = [p for p in prompt.layout.pieces if p.volatile and p.seq >= window.open_turn.first_seq]
     assert [p.block["text"] for p in pieces] == [text for text in texts if text]
     for text, tag in zip(texts, ("recalled_messages", "request_context"), strict=True):
         if text:
@@ -146,6 +147,26 @@ def check_volatile(thread: Simulator, built: Built) -> None:
     if built.spec.recall and not window.frozen:
         reserve = built.spec.recall_tokens
         assert reserve is None or prompt.volatile.recalled_tokens <= reserve
+
+
+def check_kept(before: Built | None, built: Built) -> None:
+    """Of closed turns, only what is kept shows volatile text and thinking, both as the lane's previous prompt showed them;
+    what is quoted there is not recalled again.
+    """
+    window, layout = built.window, built.prompt.layout
+    closed = [p for p in layout.pieces if p.seq < window.open_turn.first_seq]
+    spans = [range(kept.first_seq, kept.last_seq + 1) for kept in window.kept]
+    special = [i for i, p in enumerate(closed) if p.volatile or "thinking" in p.block["type"]]
+    assert all(any(closed[i].seq in span for span in spans) for i in special)
+    texts = [t for k in window.kept for t in (k.volatile.recalled_text, k.volatile.context_text) if t]
+    assert [p.block["text"] for p in closed if p.volatile] == texts
+    if special:
+        assert before
+        shown = [(p.role, p.json) for p in before.prompt.layout.pieces]
+        assert [(p.role, p.json) for p in closed[: special[-1] + 1]] == shown[: special[-1] + 1]
+    for kept in window.kept:
+        for quoted in re.findall(r"<message .*?</message>", kept.volatile.recalled_text, re.DOTALL):
+            assert window.frozen or quoted not in built.prompt.volatile.recalled_text
 
 
 def prefix_of(built: Built, *, whole: bool = False) -> list[str]:

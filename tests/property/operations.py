@@ -105,7 +105,13 @@ def random_play(rng: Random) -> tuple[Play, list[Operation]]:
         tokenizer=BYTES,
         budget=rng.choice([1_000, 2_000, 4_000, 8_000, rng.randint(600, 50_000)]),
         model=rng.choice([CLAUDE, CLAUDE, GPT_EXPLICIT, GPT_AUTOMATIC]),
-        strategy=rng.choice([*[TruncationStrategy()] * 3, TruncationStrategy("sliding")]),
+        strategy=rng.choice(
+            [
+                *[TruncationStrategy()] * 2,
+                TruncationStrategy(shorten_tool_results=True),
+                TruncationStrategy("sliding"),
+            ]
+        ),
         ttl=rng.choice(["auto", "5m", "1h"]),
         stable=rng.randrange(18),
         page=rng.choice([3, 10, 200]),

@@ -13,7 +13,7 @@ from memory_service.core.content import check_content
 from memory_service.core.counting import counted_text, thinking_text
 from memory_service.core.forms import to_request
 from memory_service.core.images import media_tokens
-from memory_service.core.lane import Lane
+from memory_service.core.lane import Kept, Lane
 from memory_service.core.layout import Layout, StablePart, render_pieces
 from memory_service.core.messages import (
     Block,
@@ -139,6 +139,7 @@ class Simulator:
     messages: list[Message] = field(default_factory=list)
     index: dict[int, bytes] = field(default_factory=dict)
     lanes: dict[str, Lane] = field(default_factory=dict)
+    volatile: dict[str, str] = field(default_factory=dict)  # by prompt
     shared_sent_at: float | None = None
     last_seq: int = 0
     tail: Tail = Tail()
@@ -170,7 +171,9 @@ class Simulator:
     def fork(self, count: int) -> Simulator:
         """A thread with a copy of the first messages, which has built no prompt yet."""
         kept = self.messages[:count]
-        forked = replace(self, messages=[], index={m.seq: self.index[m.seq] for m in kept}, lanes={}, tail=Tail())
+        forked = replace(
+            self, messages=[], index={m.seq: self.index[m.seq] for m in kept}, lanes={}, volatile={}, tail=Tail()
+        )
         forked.last_seq = kept[-1].seq
         forked._replace(kept, forked.last_seq)
         return forked
@@ -187,7 +190,10 @@ class Simulator:
         built = self.plan(spec)
         # As it is stored, newest last.
         self.lanes.pop(built.request.lane_key, None)
-        self.lanes[built.request.lane_key] = Lane.from_json(json.loads(dumps(built.prompt.lane.to_json())))
+        id_ = f"prompt_{len(self.volatile)}"
+        self.volatile[id_] = dumps(asdict(built.prompt.volatile))
+        lane = built.prompt.lane.stored_with(id_)
+        self.lanes[built.request.lane_key] = Lane.from_json(json.loads(dumps(lane.to_json())))
         return built
 
     def plan(self, spec: Spec) -> Built:
@@ -223,7 +229,9 @@ class Simulator:
         )
         window, recalled = outlined.window, []
         if outlined.query is not None:
-            recalled = pack(self._candidates(outlined), outlined.recall_tokens, self.tokenizer.tokens)
+            recalled = pack(
+                self._candidates(outlined), outlined.recall_tokens, self.tokenizer.tokens, outlined.recalled_text
+            )
         prompt = complete(outlined, recalled, self.tokenizer.count, self.now)
         body = to_request(request, prompt.layout, "thread_1")
         return Built(spec, request, lane, window, prompt, tuple(messages), body, self.now)
@@ -241,16 +249,21 @@ class Simulator:
                     "marks": built.prompt.layout.marks,
                     "volatile": asdict(built.prompt.volatile),
                     "cuts": built.window.cuts,
+                    "kept": [(k.first_seq, k.last_seq, k.source) for k in built.window.kept],
                 }
             )
         )
         shown = [m for m in self.messages if built.window.first_seq <= m.seq <= built.window.last_seq]
         again = [replace(m, content=tuple(loads(dumps(m.content)))) for m in shown]
+        kept = [
+            Kept(first, last, Volatile.from_json(json.loads(self.volatile[source])), TokenCounts())
+            for first, last, source in facts["kept"]
+        ]
         tools, shared, own = loads(dumps([self.tools, self.shared, self.own]))
         turns, _ = mend(group_turns(shorten(again, facts["cuts"], self.tokenizer.count)))
         layout = Layout(
             StablePart(tuple(tools), tuple(shared), tuple(own)),
-            render_pieces(turns, Volatile.from_json(facts["volatile"])),
+            render_pieces(turns, Volatile.from_json(facts["volatile"]), kept),
             tuple(facts["marks"]),
             built.prompt.layout.mark_shared,
         )

@@ -38,11 +38,14 @@ def test_every_prompt_holds_every_rule(setting: Setting, steps: list[Operation])
         checks.check_volatile(thread, built)
         checks.check_rebuilt(thread, built)
         key = built.request.lane_key
+        checks.check_kept(previous.get(key), built)
         if key in previous and built.spec.ttl:
             checks.check_extends(previous[key], built)
         previous[key] = built
         lane = thread.lanes[key]
-        assert lane == built.prompt.lane
+        assert lane.open_turn
+        assert lane.open_turn.source
+        assert lane == built.prompt.lane.stored_with(lane.open_turn.source)
         assert Lane.from_json(json.loads(dumps(lane.to_json()))) == lane
 
 

@@ -211,6 +211,16 @@ class Recall(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptTurn(Model):
+    """A closed turn that is shown with what was recalled for it, because that is cheaper than to rewrite what follows."""
+
+    first_seq: int = 0
+    last_seq: int = 0
+    tokens: int = 0
+    recalled_seqs: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShortenedResult(Model):
     """A tool result of which the prompt shows head and tail only, because the last turn alone was too large."""
 
@@ -253,6 +263,7 @@ class Prompt(Model):
     recall: Recall | None = None
     """None when nothing was looked for."""
     recalled: list[Recalled] = field(default_factory=list)
+    kept: list[KeptTurn] = field(default_factory=list)
     omitted: list[Omitted] = field(default_factory=list)
     breaks: list[PrefixBreak] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
