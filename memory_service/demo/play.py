@@ -214,7 +214,7 @@ def _print(played: Played, console: Console) -> None:
     table.add_column("asked", no_wrap=True, overflow="ellipsis", ratio=5)
     table.add_column("brought back", no_wrap=True, overflow="ellipsis", ratio=4)
     table.add_column("turns ago", justify="right")
-    table.add_column("score by words", justify="right")
+    table.add_column("score", justify="right")
     for recall in recalls[:_SHOWN_QUESTIONS]:
         table.add_row(_line(recall.question), _line(recall.excerpt), str(recall.turns_ago), f"{recall.score:.1f}")
     console.print(table)

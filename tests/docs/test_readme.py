@@ -115,14 +115,21 @@ def test_make_run_serves(temporary_dir: Path) -> None:
     assert greeting.startswith("memory-service ")
 
 
-def test_make_demo_ends_with_the_table(temporary_dir: Path) -> None:
+def test_make_demo_shows_what_the_product_is_for(temporary_dir: Path) -> None:
     ran = subprocess.run(
         ["make", "demo"], cwd=REPOSITORY, env=_environment(temporary_dir), capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "read from the prompt cache" in ran.stdout.replace("\n", " ")
-    assert re.search(r"prompts over budget\s+│ 0 ", ran.stdout)
     assert "Next: `make run`" in ran.stdout
+    rows = {name.strip(): value.strip() for name, value in re.findall(r"│([^│]+)│([^│]+)│\n", ran.stdout)}
+    assert rows["prompts over budget"] == "0"
+    found, expected = rows["old facts asked for that were in the prompt"].split(" of ")
+    assert int(found) >= 0.7 * int(expected) > 0
+    assert re.search(r"│[^│]*[가-힣]", ran.stdout), "nothing Korean was brought back"
+    if Engine.available():
+        assert int(rows["times the window moved"]) > 2
+        (share,) = re.findall(r"\((\d+\.\d)%\)", ran.stdout)
+        assert float(share) > 75, "of the prompts' tokens came from the prompt cache"
 
 
 def test_make_demo_says_nothing_of_its_own(temporary_dir: Path) -> None:
