@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     database_connections: int = Field(10, ge=1, le=500, description="Connections to the database, at most.")
+    database_wait_seconds: float = Field(
+        30, ge=0, description="How long `serve` waits at its start for a Postgres that cannot be reached yet."
+    )
     max_body_bytes: int = Field(10_000_000, ge=1_000, description="Largest request body that is accepted.")
     body_timeout_seconds: float = Field(
         30, gt=0, description="How long the rest of a request may fail to come before it is refused."

@@ -181,6 +181,5 @@ class _LimitedBody:
         return message
 
     def error(self) -> PayloadTooLarge:
-        return PayloadTooLarge(
-            f"The body is larger than {self._limit} bytes; send less at once.", limit_bytes=self._limit
-        )
+        remedy = "send less at once" if self._times == 1 else "`memory-service import` takes files of any size"
+        return PayloadTooLarge(f"The body is larger than {self._limit} bytes; {remedy}.", limit_bytes=self._limit)

@@ -46,12 +46,13 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Instructions = Annotated[
+NotBlank = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=1_000_000),
+    StringConstraints(min_length=1),
     AfterValidator(_not_blank),
     Field(json_schema_extra={"pattern": r"\S"}),
 ]
+Instructions = Annotated[NotBlank, StringConstraints(max_length=1_000_000)]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Provider = Literal["anthropic", "openai", "echo"]
 # The first bad block is told; a list of a million of them would otherwise be a million errors.
@@ -91,7 +92,7 @@ Role = Annotated[Literal["user", "assistant"], BeforeValidator(_kept_role)]
 class Document(Input):
     """A text that stands in the system part of every prompt."""
 
-    text: Annotated[str, StringConstraints(min_length=1)]
+    text: NotBlank
     title: Annotated[str, StringConstraints(max_length=512)] | None = None
 
 
@@ -264,7 +265,7 @@ Reply = Annotated[
 
 class TextBlock(Input):
     type: Literal["text"]
-    text: Annotated[str, StringConstraints(min_length=1)]
+    text: NotBlank
 
 
 class PromptCreate(Input):

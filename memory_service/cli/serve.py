@@ -42,6 +42,8 @@ def serve(
         listener = listen(settings.host, settings.port)
         address = address_of(listener)
         with lifecycle.open_database(settings, address=address) as database:
+            if not database.embedded:
+                asyncio.run(lifecycle.wait_for_database(database.url, settings.database_wait_seconds))
             lifecycle.prepare_database(database, migrate_used=migrate)
             asyncio.run(lifecycle.check_database(database.url))
             lines = [f"memory-service {__version__} on {address}", f"  database  {database.described}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,14 @@ from memory_service.errors import InvalidMessage
 
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _PDF_TYPES = ("application/pdf",)
+# How files of these types begin. What begins otherwise is left to the provider.
+_BEGINNINGS = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
+    (re.compile(rb"GIF8[79]a"), "image/gif"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+    (re.compile(rb"%PDF-"), "application/pdf"),
+)
 _SOURCES = {"image": ("base64", "url", "file"), "document": ("base64", "text", "content", "url", "file")}
 
 _SEND_TEXT = 'Send {"type": "text", "text": …}'
@@ -54,7 +63,8 @@ def check_source(block: Mapping[str, Any], field: str) -> None:
             _check_base64(source, at)
         case "text":
             _check_media_type(source, ("text/plain",), at)
-            _text(source, "data", at)
+            if not _text(source, "data", at).strip():
+                raise InvalidMessage(f"`{at}.data` is blank; send text, or leave the block out.", field=f"{at}.data")
         case "content":
             if not source.get("content") or not isinstance(source["content"], str | list):
                 raise InvalidMessage(
@@ -77,12 +87,18 @@ def _check_media_type(source: Mapping[str, Any], known: tuple[str, ...], at: str
 
 def _check_base64(source: Mapping[str, Any], at: str) -> None:
     try:
-        is_base64 = bool(b64decode(_text(source, "data", at), validate=True))
+        decoded = b64decode(_text(source, "data", at), validate=True)
     except (binascii.Error, ValueError):
-        is_base64 = False
-    if not is_base64:
+        decoded = b""
+    if not decoded:
         raise InvalidMessage(
             f"`{at}.data` must be base64, padded, without line breaks and without a `data:` prefix.", field=f"{at}.data"
+        )
+    found = next((media_type for start, media_type in _BEGINNINGS if start.match(decoded)), source["media_type"])
+    if found != source["media_type"]:
+        raise InvalidMessage(
+            f"`{at}.media_type` is {source['media_type']}, but the data is {found}; providers refuse that.",
+            field=f"{at}.media_type",
         )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, repeat
 from pathlib import Path
 
 from memory_service.config import Settings
-from memory_service.errors import EmbedderUnavailable
+from memory_service.errors import DatabaseNotReady, EmbedderUnavailable
 from memory_service.providers.base import Embedder
 from memory_service.providers.embeddings.registry import EmbedderSpec, open_embedder
 from memory_service.providers.tokenizers import O200kCounter
@@ -36,6 +38,7 @@ DEFAULT_PROJECT = "default"
 _WORKER_CONNECTIONS = 2
 # A server that lived this long and then ended is started again at once; below it, ever more slowly.
 _STEADY_SECONDS = 60
+_CONNECT_DELAYS_SECONDS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _RESTART_DELAYS_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -135,6 +138,23 @@ async def check_database(url: str) -> None:
             await database.check(head_revision())
         finally:
             await database.close()
+
+
+async def wait_for_database(url: str, seconds: float) -> None:
+    """Until a server answers, for `seconds` at most: it may be started at the same time. Whatever else is wrong with it is
+    for those to tell who need it."""
+    deadline = time.monotonic() + seconds
+    for delay in chain(_CONNECT_DELAYS_SECONDS, repeat(_CONNECT_DELAYS_SECONDS[-1])):
+        try:
+            await check_database(url)
+            break
+        except DatabaseNotReady as error:
+            left = deadline - time.monotonic()
+            if error.details.get("reason") != "unreachable" or left <= 0:
+                break
+            fields = {"reason": error.message, "gives_up_in_seconds": round(left, 1)}
+            logger.warning("the database cannot be reached yet; trying again", extra={"fields": fields})
+            await asyncio.sleep(min(delay, left))
 
 
 async def find_project(runtime: Runtime, name: str) -> int:

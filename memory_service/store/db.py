@@ -291,7 +291,8 @@ def not_usable(error: Exception) -> DatabaseNotReady:
     """For an error at connecting. `reason` is `unreachable` where no server has answered yet, or none that is ready."""
     cause = str(getattr(error, "orig", None) or error)
     answered = "FATAL:" in cause and not any(words in cause for words in _NOT_YET)
-    return DatabaseNotReady(why_unusable(error), reason="refused" if answered else "unreachable")
+    is_away = isinstance(error, (OperationalError, OSError)) and not answered
+    return DatabaseNotReady(why_unusable(error), reason="unreachable" if is_away else "refused")
 
 
 def why_unusable(error: Exception) -> str:

@@ -101,7 +101,7 @@ def test_bodies(client: Client) -> None:
     # An import may be a hundred times as large.
     lines = [{"type": "thread", "id": "t"}, *[{"type": "message", "role": "user", "content": "x" * 900}] * 3]
     ok(import_lines(limited, lines), 201)
-    refused(import_lines(limited, lines * 80), 413, "payload_too_large")
+    refused(import_lines(limited, lines * 80), 413, "payload_too_large", says="`memory-service import` takes")
 
 
 def test_settings_and_wrong_keys(database_url: str) -> None:

@@ -26,6 +26,7 @@ import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 from click.testing import Result
+from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
 from memory_service.cli import app
@@ -248,6 +249,30 @@ def test_postgres_that_cannot_start_again_is_tried_again(data_dir: Path) -> None
         until(lambda: sum("did not start" in line for line in service.log) >= 2)
         assert service.stop() == 0
     assert postgres_processes(data_dir) == []
+
+
+def test_a_database_that_comes_later_is_waited_for(database_url: str, temporary_dir: Path) -> None:
+    socket_dir = temporary_dir / "later"
+    through = make_url(database_url).update_query_dict({"host": str(socket_dir)})
+    settings = {"MEMORY_DATABASE_URL": through.render_as_string(hide_password=False)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "memory_service", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("MEMORY_")} | settings,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        try:
+            assert "the database cannot be reached yet; trying again" in process.stderr.readline()
+            with proxied(database_url, socket_dir):
+                assert " on http" in process.stdout.readline()
+                process.terminate()
+                process.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(("when", "stored"), [("before", 0), ("after", 1)])

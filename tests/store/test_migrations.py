@@ -274,11 +274,13 @@ def test_what_a_role_may_not_do_itself(plain: str, postgres: EmbeddedPostgres, e
 SECRET = "s3cret-w0rd"
 
 
-def command(*arguments: str, url: str, cwd: Path | None = None, python: str = sys.executable) -> tuple[int, str]:
+def command(
+    *arguments: str, url: str, cwd: Path | None = None, python: str = sys.executable, **settings: str
+) -> tuple[int, str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MEMORY_", "PYTHON"))}
     done = subprocess.run(
         [python, "-m", "memory_service", *arguments],
-        env=env | {"MEMORY_DATABASE_URL": url},
+        env=env | {"MEMORY_DATABASE_URL": url} | settings,
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -346,8 +348,10 @@ def test_a_url_that_leads_nowhere_is_explained(url: str, said: str, migrating: b
 
 @pytest.mark.parametrize("option", [(), ("--migrate",)])
 def test_serve_explains_an_unreachable_database(option: tuple[str, ...]) -> None:
-    status, said = command("serve", "--port", "0", *option, url=f"postgresql://user:{SECRET}@localhost:1/db")
+    url = f"postgresql://user:{SECRET}@localhost:1/db"
+    status, said = command("serve", "--port", "0", *option, url=url, MEMORY_DATABASE_WAIT_SECONDS="0.1")
     assert status == 1
+    assert "the database cannot be reached yet; trying again" in said
     assert "Check MEMORY_DATABASE_URL and that Postgres is running." in said
 
 
@@ -364,6 +368,7 @@ def test_wrong_password_and_missing_database(temporary_dir: Path) -> None:
         status, said = command("serve", "--port", "0", url=url.render_as_string(hide_password=False))
         assert status == 1
         assert 'password authentication failed for user "someone"' in said
+        assert "trying again" not in said, "it would not help"
         assert "Check MEMORY_DATABASE_URL" in said
         url = make_url(server.uri).set(database="missing")
         status, said = command("migrate", url=url.render_as_string(hide_password=False))
