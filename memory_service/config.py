@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         None,
         description="JSON file whose entries replace or extend the price table shipped with the service.",
     )
+    count_tokens: Literal["auto", "off"] = Field(
+        "auto",
+        description="`auto` asks Anthropic (where ANTHROPIC_BASE_URL points) how many tokens a prompt has, if there is an "
+        "ANTHROPIC_API_KEY: near `max_prompt_tokens`, and while fewer than twenty counts or reports of a model are known.",
+    )
     embedder_api_key: SecretStr | None = Field(
         None,
         description="Key of the embedding server. OPENAI_API_KEY is used without it, for where OPENAI_BASE_URL points.",

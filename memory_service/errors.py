@@ -107,6 +107,16 @@ class DatabaseNotReady(Unavailable):
     code = "database_not_ready"
 
 
+class CountUnavailable(Unavailable):
+    """The provider did not say how many tokens a request has."""
+
+    code = "count_unavailable"
+
+    def __init__(self, message: str, *, was_asked: bool = True) -> None:
+        super().__init__(message)
+        self.was_asked = was_asked
+
+
 class EmbedderUnavailable(Unavailable):
     """`is_retryable`: the same texts may be embedded later. `retry_after_seconds`: the embedder said when."""
 

@@ -19,7 +19,7 @@ from memory_service.config import Settings
 from memory_service.core.pricing import Model
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import EmbedderUnavailable, InvalidInput
-from memory_service.providers.base import Embedder, TextCounter
+from memory_service.providers.base import Embedder, TextCounter, TokenCounter
 from memory_service.providers.embeddings.registry import EmbedderAccess
 from memory_service.store.db import Database
 from memory_service.store.embedders import EmbedderRecord, list_embedders
@@ -43,6 +43,7 @@ class Runtime:
     counter: TextCounter
     models: tuple[Model, ...]
     embedders: Embedders
+    token_counter: TokenCounter | None = None
 
     async def count(self, texts: list[str]) -> list[TokenCounts]:
         """Counts of texts, beside the event loop when they are long."""
@@ -52,6 +53,8 @@ class Runtime:
 
     async def close(self) -> None:
         await self.embedders.close()
+        if self.token_counter:
+            await self.token_counter.close()
         await self.db.close()
         await self.worker_db.close()
 

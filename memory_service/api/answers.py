@@ -170,6 +170,13 @@ class Reported(BaseModel):
     output_usd: float | None = Field(description="The output's price. Null without a known price.")
 
 
+class Counted(BaseModel):
+    tokens: int | None = Field(
+        description="Null when the provider gave no count; `tokens` of the prompt is estimated anyway."
+    )
+    reason: str | None = Field(description="Why there is no count.")
+
+
 class PromptSummary(BaseModel):
     id: str | None = Field(description="Null under `dry_run`.")
     object: Literal["prompt"]
@@ -181,6 +188,7 @@ class PromptSummary(BaseModel):
     provider: str
     model: str
     tokens: SectionTokens
+    counted: Counted | None = Field(description="The provider's own count of the request. Null when it was not asked.")
     prediction: PredictionOut
     cache: CacheOut | None = Field(description="Null for prompts of versions that did not choose.")
     breakpoints: list[dict[str, Any]] = Field(description="Cache breakpoints, and the tokens before each.")

@@ -152,7 +152,7 @@ class TokenEstimate:
     def scaled(self, like: TokenCounts | None = None) -> Scale:
         """The estimate as one linear function with its margin, for a request like this: what budgets are computed with."""
         factor = 1.0 + (self.margin if like is None else self.margin_for(like))
-        return Scale(tuple(weight * factor for weight in self.weights))
+        return Scale(self.weights).times(factor)
 
     def observe(self, counts: TokenCounts, reported_tokens: int) -> TokenEstimate:
         """The estimate after a request with these counts was reported to have that many input tokens."""
@@ -243,6 +243,9 @@ class Scale:
 
     def ceil(self, counts: TokenCounts) -> int:
         return ceil(self.tokens(counts))
+
+    def times(self, factor: float) -> Scale:
+        return Scale(tuple(weight * factor for weight in self.weights))
 
     @property
     def per_request(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,21 @@ class TextCounter(Protocol):
     def count(self, text: str) -> TokenCounts:
         """Tokens by script and UTF-8 bytes of a text; `messages` stays 0."""
         ...
+
+
+class TokenCounter(Protocol):
+    """A provider's own count of a request."""
+
+    @property
+    def provider(self) -> str:
+        """Whose models it counts for."""
+        ...
+
+    async def count_tokens(self, request: Mapping[str, Any]) -> int:
+        """Input tokens of a request in the form that the provider's SDK takes. Raises CountUnavailable."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 class Embedder(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from memory_service.config import Settings
 from memory_service.errors import DatabaseNotReady, EmbedderUnavailable
+from memory_service.providers.anthropic import AnthropicCounter
 from memory_service.providers.base import Embedder
 from memory_service.providers.embeddings.registry import EmbedderSpec, open_embedder
 from memory_service.providers.tokenizers import O200kCounter
@@ -110,6 +112,7 @@ def open_runtime(settings: Settings, database: OpenDatabase, opener: OpenEmbedde
         counter=O200kCounter(),
         models=load_models(settings.models_file),
         embedders=Embedders(db, opener or _recorded_embedder(settings)),
+        token_counter=AnthropicCounter.of(settings.count_tokens, os.environ),
     )
 
 

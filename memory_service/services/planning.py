@@ -54,10 +54,12 @@ class PromptSpec:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A prompt of a thread up to what it will recall."""
+    """A prompt of a thread up to what it will recall. `correction`: by what the estimate is multiplied."""
 
     thread: ThreadRecord
     prompt: plan.Outline
+    estimate: TokenEstimate
+    correction: float
 
     @property
     def query(self) -> str | None:
@@ -82,6 +84,8 @@ class Plan:
     prompt: Prompt
     window: Window
     recall: Recall | None
+    estimate: TokenEstimate
+    correction: float
 
 
 async def outline(
@@ -91,8 +95,10 @@ async def outline(
     spec: PromptSpec,
     new: NewMessage | None,
     now: datetime,
+    correction: float = 1.0,
 ) -> Outline:
-    """Plan the next prompt of a thread, with `new` as if it had been appended, up to what it will recall.
+    """Plan the next prompt of a thread, with `new` as if it had been appended, up to what it will recall. `correction`
+    is by what the estimate was found to be too low for it.
 
     Raises NoUserMessage, PromptTooLarge, InvalidInput, InvalidMessage.
     """
@@ -118,7 +124,7 @@ async def outline(
         request,
         stable,
         messages,
-        estimate.scaled(like=TokenCounts.total([stable.system_counts, stable.tool_counts, *shown])),
+        estimate.scaled(like=TokenCounts.total([stable.system_counts, stable.tool_counts, *shown])).times(correction),
         runtime.counter.count,
         lane=lane,
         other_lanes=lanes,
@@ -129,14 +135,22 @@ async def outline(
         refresh=spec.refresh,
         now=now.timestamp(),
     )
-    return Outline(thread, outlined)
+    return Outline(thread, outlined, estimate, correction)
 
 
 def complete(runtime: Runtime, outlined: Outline, recall: Recall | None, now: datetime) -> Plan:
     """The plan of an outlined prompt with what it recalls."""
     recalled = recall.recalled if recall else ()
     prompt = plan.complete(outlined.prompt, recalled, runtime.counter.count, now.timestamp())
-    return Plan(outlined.thread, outlined.prompt.request, prompt, outlined.prompt.window, recall)
+    return Plan(
+        outlined.thread,
+        outlined.prompt.request,
+        prompt,
+        outlined.prompt.window,
+        recall,
+        outlined.estimate,
+        outlined.correction,
+    )
 
 
 def settle(runtime: Runtime, spec: PromptSpec) -> Request:

@@ -16,11 +16,12 @@ from memory_service.core.messages import group_turns, mend
 from memory_service.core.pricing import find_model
 from memory_service.core.request import Request
 from memory_service.core.shorten import shorten
-from memory_service.core.tokens import TokenCounts
+from memory_service.core.tokens import Observation, TokenCounts
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.volatile import Volatile
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest
+from memory_service.services.estimates import Count, count, is_unsure, teach, too_large
 from memory_service.services.planning import Outline, Plan, PromptSpec, complete, outline, recall, to_message
 from memory_service.services.recall import Question, ask
 from memory_service.store import idempotency
@@ -34,6 +35,11 @@ from memory_service.store.threads import ThreadRecord, get_thread
 from memory_service.telemetry import metrics
 
 _PLANNED_WITHOUT_LOCK = 2
+_COUNTED_AT_MOST = 3
+# A corrected estimate is not exact either: what is left out may have been cheaper than what stays.
+_CORRECTED_FURTHER = 1.02
+# What the provider counted, for each plan that it was asked about; the last is the one that is answered.
+Counts = list[tuple[Plan, Count]]
 # Those that add up.
 _SECTIONS = ("system", "tools", "summary", "window", "recall", "volatile")
 
@@ -72,31 +78,35 @@ async def build(
     prepared = await ingest.prepare(runtime, [message] if message else [], now)
     new = prepared[0] if prepared else None
     question: Question | None = None
+    correction = 1.0
     for _ in range(1 if dry_run else _PLANNED_WITHOUT_LOCK):
         async with runtime.db.read_only(project_id) as session:
             thread = await get_thread(session, thread_id)
             earlier = await idempotency.find(session, call, now) if call and not dry_run else None
-            outlined = None if earlier else await outline(runtime, session, thread, spec, new, now)
+            outlined = None if earlier else await outline(runtime, session, thread, spec, new, now, correction)
         if outlined is None:
             assert earlier
             return await _answer_again(runtime, project_id, thread_id, earlier.body)
         question = await _ask(runtime, outlined, question)
         planned = await _complete(runtime, project_id, outlined, question, now)
+        planned, counts = await _counted(runtime, project_id, planned, spec, new, question, now)
+        correction = planned.correction
         if dry_run:
-            return _show(planned, None, now)
+            return _show(planned, counts, None, now)
         async with runtime.db.transaction(project_id) as session:
             thread = await get_thread(session, thread_id, lock=True)
             if call and (earlier := await idempotency.claim(session, call, now)):
                 break
             if thread.version == planned.thread.version:
-                return await _store(session, planned, new, call, now)
+                return await _store(runtime, session, planned, counts, new, call, now)
     else:
         async with runtime.db.transaction(project_id) as session:
             thread = await get_thread(session, thread_id, lock=True)
             earlier = await idempotency.claim(session, call, now) if call else None
             if earlier is None:
-                planned = await _plan_in(runtime, session, thread, spec, new, question, now)
-                return await _store(session, planned, new, call, now)
+                planned = await _plan_in(runtime, session, thread, spec, new, question, now, correction)
+                counts = [(planned, Count(None, "thread_busy"))] if is_unsure(runtime, planned) else []
+                return await _store(runtime, session, planned, counts, new, call, now)
     assert earlier
     return await _answer_again(runtime, project_id, thread_id, earlier.body)
 
@@ -118,6 +128,35 @@ async def _complete(
     return complete(runtime, outlined, recalled, now)
 
 
+async def _counted(
+    runtime: Runtime,
+    project_id: int,
+    planned: Plan,
+    spec: PromptSpec,
+    new: NewMessage | None,
+    question: Question | None,
+    now: datetime,
+) -> tuple[Plan, Counts]:
+    """A plan that is in its budget as the provider counts, where it has to be asked; planned again with the estimate
+    corrected while it is not. And all counts on the way, the plan's own last. Raises PromptTooLarge.
+    """
+    counts: Counts = []
+    while is_unsure(runtime, planned):
+        counted = await count(runtime, planned)
+        counts.append((planned, counted))
+        if counted.tokens is None or counted.tokens <= planned.request.max_prompt_tokens:
+            break
+        if len(counts) == _COUNTED_AT_MOST:
+            raise too_large(planned.request, counted.tokens)
+        correction = planned.correction * _CORRECTED_FURTHER * counted.tokens / planned.prompt.tokens.total
+        async with runtime.db.read_only(project_id) as session:
+            thread = await get_thread(session, planned.thread.id)
+            outlined = await outline(runtime, session, thread, spec, new, now, correction)
+        question = await _ask(runtime, outlined, question)
+        planned = await _complete(runtime, project_id, outlined, question, now)
+    return planned, counts
+
+
 async def _plan_in(
     runtime: Runtime,
     session: Session,
@@ -126,9 +165,10 @@ async def _plan_in(
     new: NewMessage | None,
     asked: Question | None,
     now: datetime,
+    correction: float,
 ) -> Plan:
     """All in one transaction, which holds the thread: a question that came up only now goes without a vector."""
-    outlined = await outline(runtime, session, thread, spec, new, now)
+    outlined = await outline(runtime, session, thread, spec, new, now, correction)
     if outlined.query is None:
         return complete(runtime, outlined, None, now)
     known = asked is not None and asked.text == outlined.query
@@ -142,13 +182,19 @@ async def _answer_again(runtime: Runtime, project_id: int, thread_id: str, promp
 
 
 async def _store(
-    session: Session, planned: Plan, new: NewMessage | None, call: IdempotentCall | None, now: datetime
+    runtime: Runtime,
+    session: Session,
+    planned: Plan,
+    counts: Counts,
+    new: NewMessage | None,
+    call: IdempotentCall | None,
+    now: datetime,
 ) -> BuiltPrompt:
     """Message, plan and lane, in the caller's transaction, which holds the thread's row."""
     thread, prompt = planned.thread, planned.prompt
     if new is not None:
         await ingest.append(session, thread, [new], ["message."])
-    shown = _show(planned, new_id("prompt", now), now)
+    shown = _show(planned, counts, new_id("prompt", now), now)
     stable = prompt.layout.stable
     assert shown.id
     await prompt_store.add_prompt(
@@ -158,7 +204,7 @@ async def _store(
         lane_key=planned.request.lane_key,
         stable_digest=stable.digest,
         stable_text=dumps([stable.tools, stable.shared, stable.own]),
-        plan=dumps({**shown.explanation, "rebuild": _rebuild_facts(planned)}),
+        plan=dumps({**shown.explanation, "rebuild": _rebuild_facts(planned, counts)}),
         volatile=dumps(asdict(prompt.volatile)),
         shared_digest=planned.request.shared_digest(stable),
         recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
@@ -166,6 +212,8 @@ async def _store(
     )
     lane = prompt.lane.stored_with(shown.id)
     await prompt_store.save_lane(session, thread.pk, planned.request.lane_key, lane, now)
+    if seen := [Observation(plan.prompt.counts, counted.tokens) for plan, counted in counts if counted.tokens]:
+        await teach(session, runtime, planned.request.provider, planned.request.model_name, seen, now)
     if call:
         # The id is answer enough: the prompt is rebuilt from it, and storing requests would grow quadratically.
         await idempotency.record(session, call, Answer(201, shown.id), now)
@@ -180,7 +228,7 @@ def _count(planned: Plan) -> None:
     metrics.PREDICTED.count(predicted.cache_read_tokens, predicted.cache_write_tokens, predicted.uncached_tokens)
 
 
-def _rebuild_facts(planned: Plan) -> dict[str, Any]:
+def _rebuild_facts(planned: Plan, counts: Counts) -> dict[str, Any]:
     request, prompt = planned.request, planned.prompt
     return {
         "provider": request.provider,
@@ -194,25 +242,26 @@ def _rebuild_facts(planned: Plan) -> dict[str, Any]:
         "marks": prompt.layout.marks,
         "mark_shared": prompt.layout.mark_shared,
         "counts": asdict(prompt.counts),
+        "counted_tokens": counts[-1][1].tokens if counts else None,
         "tail": asdict(prompt.tail) if prompt.tail else None,
         "cuts": planned.window.cuts,
         "kept": [(kept.first_seq, kept.last_seq, kept.source) for kept in planned.window.kept],
     }
 
 
-def _show(planned: Plan, id: str | None, now: datetime) -> BuiltPrompt:
+def _show(planned: Plan, counts: Counts, id: str | None, now: datetime) -> BuiltPrompt:
     request = to_request(planned.request, planned.prompt.layout, planned.thread.id)
     return BuiltPrompt(
         id=id,
         thread_id=planned.thread.id,
         status="built",
         created_at=now,
-        explanation=_explain(planned, request_digest(request)),
+        explanation=_explain(planned, counts, request_digest(request)),
         request=request,
     )
 
 
-def _explain(planned: Plan, digest: str) -> dict[str, Any]:
+def _explain(planned: Plan, counts: Counts, digest: str) -> dict[str, Any]:
     prompt, window, request = planned.prompt, planned.window, planned.request
     prediction, model, ttl = prompt.prediction, request.model, request.ttl or "5m"
     first_seq = window.first_seq
@@ -220,6 +269,7 @@ def _explain(planned: Plan, digest: str) -> dict[str, Any]:
         "provider": request.provider,
         "model": request.model_name,
         "tokens": asdict(prompt.tokens),
+        "counted": asdict(counts[-1][1]) if counts else None,
         "prediction": {
             **asdict(prediction),
             "cache_read_from": prompt.read_from,
@@ -346,7 +396,7 @@ def show_stored(thread_id: str, record: PromptRecord) -> BuiltPrompt:
         thread_id=thread_id,
         status=record.status,
         created_at=record.built_at,
-        explanation={**explanation, "hints": explanation.get("hints", [])},
+        explanation={**explanation, "hints": explanation.get("hints", []), "counted": explanation.get("counted")},
         request=None,
         usage=record.usage,
         reply_seq=record.reply_seq,

@@ -10,13 +10,12 @@ from typing import Any
 
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.lane import Tail
-from memory_service.core.pricing import find_model
-from memory_service.core.tokens import TokenCounts
+from memory_service.core.tokens import Observation, TokenCounts
 from memory_service.core.usage import ReportedUsage, check_form
 from memory_service.errors import Conflict
 from memory_service.runtime import Runtime
 from memory_service.services import ingest
-from memory_service.services.planning import prior_estimate
+from memory_service.services.estimates import teach
 from memory_service.services.prompts import BuiltPrompt, show_stored
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
@@ -146,11 +145,11 @@ async def _learn(
 async def _teach_estimate(
     session: Session, runtime: Runtime, facts: Mapping[str, Any], reported: ReportedUsage, now: datetime
 ) -> None:
-    """The echo provider reports predictions, from which nothing is learnt."""
+    """The echo provider reports predictions, from which nothing is learnt; and from what was counted when the prompt was
+    built, the same was learnt then.
+    """
     provider, name = facts["provider"], facts["model"]
-    if provider == "echo" or reported.input_tokens <= 0:
+    tokens = reported.input_tokens
+    if provider == "echo" or tokens <= 0 or tokens == facts.get("counted_tokens"):
         return
-    held = await prompt_store.get_estimate(session, provider, name, lock=True)
-    estimate = held or prior_estimate(find_model(runtime.models, provider, name))
-    learnt = estimate.observe(TokenCounts(**facts["counts"]), reported.input_tokens)
-    await prompt_store.save_estimate(session, provider, name, learnt, now)
+    await teach(session, runtime, provider, name, [Observation(TokenCounts(**facts["counts"]), tokens)], now)

@@ -255,6 +255,8 @@ class Prompt(Model):
     model: str | None = None
     request: dict[str, Any] = field(default_factory=dict)
     tokens: PromptTokens = field(default_factory=lambda: PromptTokens(raw={}))
+    counted: dict[str, Any] | None = None
+    """`tokens` by the provider's own count, or the `reason` why there is none; None when it was not asked."""
     prediction: CachePrediction = field(default_factory=lambda: CachePrediction(raw={}))
     cache: CacheLifetime | None = None
     """None for a prompt of a server that did not choose yet."""
