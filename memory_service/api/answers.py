@@ -132,6 +132,7 @@ class PredictionOut(BaseModel):
     cache_read_from: Literal["assistant", "thread"] | None = Field(
         description="Whose: this thread's own prefix, or only what it shares with the assistant's other threads."
     )
+    miss: str | None = Field(description="Why less will be read than was sent before.")
     cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
     cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
 
@@ -166,6 +167,7 @@ class Reported(BaseModel):
     cache_write_tokens: int
     uncached_tokens: int
     output_tokens: int
+    miss: str | None = Field(description="Why less was read than predicted, as far as the figures tell.")
     cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
     output_usd: float | None = Field(description="The output's price. Null without a known price.")
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from memory_service.core.canonical import Raw, loads
+from memory_service.core.misses import explain_report
 from memory_service.core.pricing import Model, find_model
 from memory_service.core.usage import ReportedUsage
 from memory_service.services.prompts import BuiltPrompt
@@ -136,6 +137,7 @@ def prompt_summary(prompt: BuiltPrompt, models: Sequence[Model]) -> dict[str, An
         "shortened": [],
         "kept": [],
         **prompt.explanation,
+        "prediction": {"miss": None, **prompt.explanation["prediction"]},
         "usage": _raw(prompt.usage),
         "reported": None if usage is None else _reported(usage, prompt, models),
     }
@@ -169,10 +171,11 @@ def _reported(usage: dict[str, Any], prompt: BuiltPrompt, models: Sequence[Model
         "cache_write_tokens": reported.cache_write_tokens,
         "uncached_tokens": reported.uncached_tokens,
         "output_tokens": reported.output_tokens,
+        "miss": explain_report(prompt.explanation["prediction"], reported, usage),
         "cost_usd": model.cost_usd(
             reported.cache_read_tokens, reported.cache_write_tokens, reported.uncached_tokens, ttl
         ),
-        "output_usd": model.output_cost_usd(reported.output_tokens),
+        "output_usd": model.output_cost_usd(reported.output_tokens, reported.input_tokens),
     }
 
 

@@ -88,11 +88,10 @@ def _openai(request: Request, layout: Layout, thread_id: str) -> dict[str, Any]:
     if stable.tools:
         body["tools"] = [_openai_tool(tool) for tool in stable.tools]
     body["max_completion_tokens"] = request.max_output_tokens
-    if request.model.input_usd is not None and request.ttl is not None:
-        # Only OpenAI itself is sure to know these; a compatible server may refuse what it does not know.
+    if request.model.takes_prompt_cache_key and request.ttl is not None:
         body["prompt_cache_key"] = thread_id
-        if explicit:
-            body["prompt_cache_options"] = {"mode": "explicit"}
+    if explicit:
+        body["prompt_cache_options"] = {"mode": "explicit"}
     return body
 
 

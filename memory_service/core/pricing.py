@@ -15,7 +15,11 @@ CacheRule = Literal["anthropic_breakpoints", "openai_breakpoints", "longest_pref
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One line of the price table. Prices are USD per million tokens; None where nobody published one."""
+    """One line of the price table. Prices are USD per million tokens; None where nobody published one.
+
+    A prompt of more than `price_cliff_tokens` costs so many times as much, its answer likewise. `takes_prompt_cache_key`:
+    only of some servers is it known that they do not refuse OpenAI's field.
+    """
 
     name: str
     provider: str
@@ -28,6 +32,9 @@ class Model:
     min_cacheable_tokens: int = 0
     context_tokens: int | None = None
     price_cliff_tokens: int | None = None
+    price_cliff_ratio: float = 1.0
+    price_cliff_output_ratio: float = 1.0
+    takes_prompt_cache_key: bool = False
     ttl_seconds: int | None = None
     tokens_per_o200k_token: float = 1.0
 
@@ -49,11 +56,16 @@ class Model:
         write_ratio, read_ratio = self.write_ratio(ttl), self.read_ratio
         if self.input_usd is None or write_ratio is None or read_ratio is None:
             return None
-        return self.input_usd * (uncached + written * write_ratio + read * read_ratio) / 1e6
+        times = self.price_cliff_ratio if self._is_beyond_cliff(read + written + uncached) else 1.0
+        return times * self.input_usd * (uncached + written * write_ratio + read * read_ratio) / 1e6
 
-    def output_cost_usd(self, tokens: int) -> float | None:
-        """Price of a request's output; None when it is not known."""
-        return None if self.output_usd is None else self.output_usd * tokens / 1e6
+    def output_cost_usd(self, tokens: int, input_tokens: int = 0) -> float | None:
+        """Price of the output of a request with so many input tokens; None when it is not known."""
+        times = self.price_cliff_output_ratio if self._is_beyond_cliff(input_tokens) else 1.0
+        return None if self.output_usd is None else times * self.output_usd * tokens / 1e6
+
+    def _is_beyond_cliff(self, input_tokens: int) -> bool:
+        return self.price_cliff_tokens is not None and input_tokens > self.price_cliff_tokens
 
 
 def find_model(table: Sequence[Model], provider: str, name: str) -> Model:

@@ -14,6 +14,7 @@ from typing import Literal
 from memory_service.core.lane import Lane, OpenTurn, Tail, differences, share_cache
 from memory_service.core.layout import Layout, Piece, Positions, StablePart, locate, render_pieces
 from memory_service.core.messages import THINKING_TYPES, Repair
+from memory_service.core.misses import explain_prediction
 from memory_service.core.prompt_cache import MAX_BREAKPOINTS, Entry, Position, Prediction, merge, predict
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts
@@ -45,6 +46,7 @@ class Prompt:
 
     `breakpoints` index `positions`, in the layout's order: the shared part's if it is marked, then one for each mark.
     `read_from`: whether what is read from the prompt cache is of this thread, or only what it shares with others.
+    `miss`: why less is read than was sent before.
     `prefix_digest` is that of all up to the last place where a breakpoint may stand.
     """
 
@@ -55,6 +57,7 @@ class Prompt:
     counts: TokenCounts
     prediction: Prediction
     read_from: ReadFrom | None
+    miss: str | None
     volatile: Volatile
     breaks: tuple[Break, ...]
     hints: tuple[str, ...]
@@ -113,6 +116,8 @@ def assemble(
         now,
     )
     prefix_digest = positions.digest_at(prefix_end)
+    breaks = _breaks(lane, window, positions) if lane else _new_lane(request, window, positions, others, siblings)
+    cacheable = positions.tokens_at(prefix_end)
     return Prompt(
         layout=layout,
         positions=positions.all,
@@ -122,7 +127,8 @@ def assemble(
         prediction=prediction,
         read_from=_read_from(prediction, positions),
         volatile=volatile,
-        breaks=_breaks(lane, window, positions) if lane else _new_lane(request, window, positions, others, siblings),
+        miss=explain_prediction(request, lane, breaks, positions.all, cacheable, prediction, now),
+        breaks=breaks,
         hints=_hints(lane),
         repairs=window.repairs,
         prefix_digest=prefix_digest,
@@ -142,7 +148,7 @@ def assemble(
             entries=entries,
             last_at=now,
             unreported=_unreported(lane),
-            pace=(lane.pace_at(now) if lane else Pace()).after_prompt(positions.tokens_at(prefix_end)),
+            pace=(lane.pace_at(now) if lane else Pace()).after_prompt(cacheable),
             ttl_seconds=request.ttl_seconds,
             cuts=window.cuts,
         ),

@@ -293,9 +293,9 @@ def _changes(lane: Lane, stable: StablePart, window: Window, refresh: bool) -> t
 
 
 def _first_dropped(lane: Lane, window: Window) -> int | None:
-    """The first closed turn that is not shown as it was sent any more."""
+    """The first closed turn that is not shown any more as it was sent. Without a loop nothing of it was cached."""
     sent = {kept.first_seq for kept in lane.kept}
-    if lane.open_turn:
+    if lane.open_turn and lane.open_turn.loop_tail is not None:
         sent.add(lane.open_turn.first_seq)
     still = {window.open_turn.first_seq, *(kept.first_seq for kept in window.kept)}
     return min((seq for seq in sent - still if seq >= window.first_seq), default=None)

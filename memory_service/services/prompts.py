@@ -273,6 +273,7 @@ def _explain(planned: Plan, counts: Counts, digest: str) -> dict[str, Any]:
         "prediction": {
             **asdict(prediction),
             "cache_read_from": prompt.read_from,
+            "miss": prompt.miss,
             "cost_usd": model.cost_usd(
                 prediction.cache_read_tokens, prediction.cache_write_tokens, prediction.uncached_tokens, ttl
             ),

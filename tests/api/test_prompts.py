@@ -129,6 +129,24 @@ def test_a_long_tool_loop_is_kept_when_it_closes(api: httpx2.Client, long_thread
     assert FACT not in str(after["request"])
 
 
+def test_a_miss_is_told_in_words_before_and_after(api: httpx2.Client) -> None:
+    thread = new_thread(api, ("user", "hi"), instructions="Be kind. " * 2_000)["id"]
+    first = ok(build(api, thread), 201)
+    assert first["prediction"]["miss"] == "Nothing of this thread was sent to this model before."
+    append(api, thread, "assistant", "Yes.")
+    second = ok(build(api, thread, message={"role": "user", "content": "And?"}), 201)
+    assert second["prediction"]["miss"] is None
+    assert second["prediction"]["cache_read_tokens"] > 4_000
+    usage = {"input_tokens": 100, "cache_creation_input_tokens": 5_000, "output_tokens": 1}
+    path = f"/v1/threads/{thread}/prompts"
+    reported = ok(api.post(f"{path}/{second['id']}/usage", json={"usage": usage}))["reported"]
+    assert "held none of it any more" in reported["miss"]
+    assert ok(api.get(f"{path}/{second['id']}"))["reported"] == reported
+    ok(api.patch(f"/v1/threads/{thread}", json={"instructions": "Be curt. " * 2_000}))
+    changed = ok(build(api, thread), 201)["prediction"]["miss"]
+    assert changed.endswith("the instructions changed.")
+
+
 def test_what_was_recalled_says_why(api: httpx2.Client, long_thread: dict[str, Any]) -> None:
     """The fact by its own words, its neighbour by standing beside it."""
     prompt = recall_prompt(api, long_thread["id"])

@@ -58,6 +58,7 @@ GPT_EXPLICIT = Model(
     cache_read_usd=0.2,
     cache_write_ratio=1.25,
     ttl_seconds=1800,
+    takes_prompt_cache_key=True,
 )
 GPT_AUTOMATIC = Model(
     name="gpt-automatic",
@@ -66,6 +67,7 @@ GPT_AUTOMATIC = Model(
     input_usd=2.5,
     output_usd=10.0,
     cache_read_usd=0.25,
+    takes_prompt_cache_key=True,
 )
 UNPRICED = Model(name="local", provider="openai", cache_rule="longest_prefix")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from memory_service.core.pricing import Model, find_model, provider_of
 from memory_service.core.usage import ReportedUsage, check_form
 from memory_service.errors import InvalidInput
+from memory_service.runtime import load_models
 from tests.property.simulator import CLAUDE, UNPRICED
 
 
@@ -81,6 +85,40 @@ def test_costs() -> None:
     assert UNPRICED.cost_usd(1, 1, 1) is None
     free = Model("echo", "echo", "anthropic_breakpoints", input_usd=0.0, cache_read_usd=0.0)
     assert free.read_ratio is None
+
+
+def test_costs_beyond_a_price_cliff() -> None:
+    steep = replace(CLAUDE, price_cliff_tokens=1_000, price_cliff_ratio=2.0, price_cliff_output_ratio=1.5)
+    assert steep.cost_usd(500, 300, 200) == CLAUDE.cost_usd(500, 300, 200)
+    assert steep.cost_usd(500, 300, 201) == pytest.approx(2 * (CLAUDE.cost_usd(500, 300, 201) or 0))
+    assert steep.output_cost_usd(100, 1_000) == CLAUDE.output_cost_usd(100)
+    assert steep.output_cost_usd(100, 1_001) == pytest.approx(1.5 * (CLAUDE.output_cost_usd(100) or 0))
+
+
+def test_the_shipped_table_is_dated_and_consistent() -> None:
+    table = load_models()
+    assert len({(model.provider, model.name) for model in table}) == len(table)
+    for model in table:
+        if model.provider == "echo":
+            continue
+        assert model.input_usd
+        assert model.read_ratio is not None
+        assert 0 < model.read_ratio <= 0.5 < (model.write_ratio("5m") or 0) <= (model.write_ratio("1h") or 0)
+        assert (model.output_usd or 0) > model.input_usd
+        assert (model.context_tokens or 0) > (model.price_cliff_tokens or 0)
+        assert (model.price_cliff_ratio > 1) is (model.price_cliff_tokens is not None)
+        # A name with a dot and the one that the API takes, with a dash, are the same model.
+        twin = find_model(table, model.provider, model.name.replace(".", "-"))
+        if twin.input_usd is not None:
+            assert replace(twin, name=model.name) == model
+
+
+def test_an_operators_entries_win(tmp_path: Path) -> None:
+    own = {"name": "gpt-4o", "provider": "openai", "cache_rule": "longest_prefix", "input_usd": 1.5}
+    path = tmp_path / "models.json"
+    path.write_text(json.dumps({"models": [own]}))
+    assert find_model(load_models(path), "openai", "gpt-4o").input_usd == 1.5
+    assert find_model(load_models(path), "openai", "gpt-4o-mini").input_usd == 0.15
 
 
 @pytest.mark.parametrize(

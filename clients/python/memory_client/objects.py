@@ -121,6 +121,8 @@ class CachePrediction(Model):
     uncached_tokens: int = 0
     cache_read_from: str | None = None
     """`thread`: its own prefix. `assistant`: only what it shares with the assistant's other threads."""
+    miss: str | None = None
+    """Why less will be read than was sent before."""
     cost_usd: float | None = None
     cost_usd_uncached: float | None = None
 
@@ -193,6 +195,8 @@ class ReportedUsage(Model):
     cache_write_tokens: int = 0
     uncached_tokens: int = 0
     output_tokens: int = 0
+    miss: str | None = None
+    """Why less was read than predicted, as far as the figures tell."""
     cost_usd: float | None = None
     output_usd: float | None = None
 
