@@ -24,7 +24,8 @@ from bench import corpora
 from bench.corpora import Corpus, Question
 from bench.plot import Line, save_lines
 from bench.report import Report, Row, Section, progress
-from memory_service.core.recall import Candidate, Hit, index_entry, rank, render_candidate
+from memory_service.core.quoting import Candidate, render_candidate
+from memory_service.core.recall import Hit, index_entry, rank
 from memory_service.core.terms import passages_of, terms_of
 from memory_service.providers.base import Vectors
 from memory_service.providers.embeddings.builtin import BuiltinEmbedder

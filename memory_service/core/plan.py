@@ -12,7 +12,7 @@ from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
 from memory_service.core.messages import Message, opens_turn
 from memory_service.core.prompt import Prompt, assemble
-from memory_service.core.recall import Recalled
+from memory_service.core.quoting import Recalled
 from memory_service.core.request import Request
 from memory_service.core.shorten import CountText
 from memory_service.core.tokens import Scale

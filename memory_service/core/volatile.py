@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from memory_service.core.recall import Recalled, escape, render_block
+from memory_service.core.quoting import Recalled, escape, render_block
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from memory_service.core.messages import Block, Message, extend_tail, opens_turn
 from memory_service.core.plan import RecallSpec
 from memory_service.core.pricing import Model, find_model, provider_of, providers_of
 from memory_service.core.prompt import Prompt
-from memory_service.core.recall import Candidate, Recalled, pack, pick, relevant
+from memory_service.core.quoting import Candidate, Recalled, pack
+from memory_service.core.recall import pick, relevant
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts, TokenEstimate
 from memory_service.core.truncation import TruncationStrategy

@@ -16,7 +16,7 @@ from memory_service.core.messages import Message
 from memory_service.core.plan import Outline, RecallSpec, complete, outline
 from memory_service.core.pricing import Model
 from memory_service.core.prompt import Prompt
-from memory_service.core.recall import Recalled, pack, render_block
+from memory_service.core.quoting import Recalled, pack, render_block
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.truncation import TruncationStrategy

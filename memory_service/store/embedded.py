@@ -18,7 +18,6 @@ import importlib
 import os
 import pwd
 import shutil
-import signal
 import stat
 import subprocess
 import tempfile
@@ -34,13 +33,18 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
-from memory_service.errors import MemoryServiceError
+from memory_service.store.cluster import (
+    KILL_TIMEOUT_SECONDS,
+    EmbeddedPostgresError,
+    pid_file_lines,
+    processes,
+    stop_cluster,
+)
+
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "running_uri"]
 
 POSTGRES_MAJOR = 18
 START_TIMEOUT_SECONDS = 60.0  # crash recovery included
-# Enough for a checkpoint. It may run out: Postgres 18 can ignore a shutdown asked for during crash recovery.
-STOP_TIMEOUT_SECONDS = 15.0
-KILL_TIMEOUT_SECONDS = 10.0
 LOG_LIMIT_BYTES = 10_000_000
 SOCKET_NAME = ".s.PGSQL.5432"
 SOCKET_PATH_LIMIT_BYTES = 103  # sun_path less its NUL: 103 on macOS, 107 on Linux
@@ -92,10 +96,6 @@ PRIVATE_LOG = [
     "log_parameter_max_length=0",
     "log_parameter_max_length_on_error=0",
 ]
-
-
-class EmbeddedPostgresError(MemoryServiceError):
-    code = "embedded_postgres"
 
 
 class EmbeddedPostgres:
@@ -186,8 +186,8 @@ class EmbeddedPostgres:
 
     def _clear_leftovers(self) -> None:
         """Stop what a killed service left running, and remove the pid files Postgres would stumble over."""
-        pid_lines = _pid_file_lines(self._cluster)
-        _stop_cluster(self._cluster)
+        pid_lines = pid_file_lines(self._cluster)
+        stop_cluster(self._cluster)
         if pid_lines and psutil.pid_exists(int(pid_lines[0])):  # a zombie, or an unrelated process by now
             (self._cluster / "postmaster.pid").unlink(missing_ok=True)
             (self._cluster / f"{SOCKET_NAME}.lock").unlink(missing_ok=True)
@@ -279,7 +279,7 @@ class EmbeddedPostgres:
                 db.execute("CREATE DATABASE memory TEMPLATE template0 ENCODING 'UTF8'")
 
     def _stop(self) -> None:
-        _stop_cluster(self._cluster)
+        stop_cluster(self._cluster)
         if self._postmaster is not None:
             self._postmaster.wait(KILL_TIMEOUT_SECONDS)  # it has ended: this reaps it
         if self._socket_dir != self._cluster:
@@ -298,8 +298,8 @@ class EmbeddedPostgres:
 def running_uri(data_dir: Path) -> str | None:
     """The URI of the server that a running service has in this data directory; None when there is none."""
     cluster = data_dir.expanduser().resolve() / "postgres"
-    pid_lines = _pid_file_lines(cluster)
-    if len(pid_lines) < 5 or not _processes(cluster):
+    pid_lines = pid_file_lines(cluster)
+    if len(pid_lines) < 5 or not processes(cluster):
         return None
     return f"postgresql://postgres@/memory?host={quote(pid_lines[4])}&port=5432"
 
@@ -330,40 +330,6 @@ def _refuse_other_version(cluster: Path) -> None:
             f"Postgres {version}, run that version's `pg_dump --clean --if-exists memory > memory.sql`, "
             f"move {cluster} away, start memory-service once, and restore memory.sql with psql."
         )
-
-
-def _stop_cluster(cluster: Path) -> None:
-    """Fast shutdown, then SIGKILL to whatever is left; that is safe, the next start recovers from the log."""
-    postmaster_pid = "".join(_pid_file_lines(cluster)[:1])
-    for process in [process for process in _processes(cluster) if str(process.pid) == postmaster_pid]:
-        process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-        while process in _processes(cluster) and time.monotonic() < deadline:
-            time.sleep(0.05)
-    deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
-    while remaining := _processes(cluster):
-        for process in remaining:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        if time.monotonic() > deadline:
-            raise EmbeddedPostgresError(f"Postgres processes of {cluster} do not end: {remaining}")
-        time.sleep(0.05)
-
-
-def _processes(cluster: Path) -> list[psutil.Process]:
-    """The live processes of this cluster, orphaned backends included. A zombie has no working directory."""
-    found = []
-    for process in psutil.process_iter(["name"]):
-        with suppress(psutil.Error):
-            if process.info["name"] == "postgres" and process.cwd() == str(cluster):
-                found.append(process)
-    return found
-
-
-def _pid_file_lines(cluster: Path) -> list[str]:
-    with suppress(FileNotFoundError):
-        return (cluster / "postmaster.pid").read_text().splitlines()
-    return []
 
 
 def _package() -> ModuleType:

@@ -27,7 +27,8 @@ from memory_service.core.messages import (
 from memory_service.core.plan import Outline, RecallSpec, complete, outline
 from memory_service.core.pricing import Model
 from memory_service.core.prompt import Prompt
-from memory_service.core.recall import Candidate, index_entry, pack, pick, rank, relevant
+from memory_service.core.quoting import Candidate, pack
+from memory_service.core.recall import index_entry, pick, rank, relevant
 from memory_service.core.request import Request
 from memory_service.core.shorten import shorten
 from memory_service.core.terms import passages_of

@@ -13,18 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_service.core import recall
-from memory_service.core.recall import (
-    Candidate,
-    Hit,
-    count_documents,
-    escape,
-    index_entry,
-    moved_entry,
-    pack,
-    pick,
-    rank,
-    render_block,
-)
+from memory_service.core.quoting import Candidate, escape, pack, render_block
+from memory_service.core.recall import Hit, count_documents, index_entry, moved_entry, pick, rank
 from memory_service.core.terms import PASSAGE_CHARACTERS, passages_of, terms_of
 from memory_service.core.whose import USER
 from tests.property.conftest import examples

@@ -380,7 +380,7 @@ def wait_until_it_answers(uri: str) -> None:
 
 
 def test_stop_ends_a_server_that_does_not_obey(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory_service.store.embedded.STOP_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("memory_service.store.cluster.STOP_TIMEOUT_SECONDS", 0.5)
     with running(data_dir) as server:
         keep_a_row(server.uri)
         os.kill(postmaster_pid(data_dir), signal.SIGSTOP)
