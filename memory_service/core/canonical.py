@@ -8,7 +8,8 @@ caller spelled them (a float would turn 1.10 into 1.1).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from json.encoder import encode_basestring
 from typing import Any, NoReturn, Self
 
@@ -65,18 +66,43 @@ def loads(text: str | bytes, *, unique_keys: bool = False) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Write canonical JSON. Equal input gives equal text."""
-    if isinstance(value, Raw):
-        return str(value)
+    """Write canonical JSON. Equal input gives equal text. A dataclass is written as an object of its fields."""
+    write = _WRITERS.get(type(value))
+    return write(value) if write else _dumps_other(value)
+
+
+def _dumps_object(value: Mapping[str, Any]) -> str:
+    return "{" + ",".join([f"{encode_basestring(k)}:{dumps(v)}" for k, v in value.items()]) + "}"
+
+
+def _dumps_array(value: Sequence[Any]) -> str:
+    return "[" + ",".join([dumps(item) for item in value]) + "]"
+
+
+def _dumps_other(value: Any) -> str:
     if isinstance(value, str):
         return encode_basestring(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join([f"{encode_basestring(k)}:{dumps(v)}" for k, v in value.items()]) + "}"
+        return _dumps_object(value)
     if isinstance(value, list | tuple):
-        return "[" + ",".join([dumps(item) for item in value]) + "]"
-    if isinstance(value, Number):
-        return value.literal
+        return _dumps_array(value)
+    if is_dataclass(value):
+        return _dumps_object({field.name: getattr(value, field.name) for field in fields(value)})
     return json.dumps(value, allow_nan=False)
+
+
+# By exact type: a prompt's blocks and plan are thousands of values.
+_WRITERS: dict[type, Callable[[Any], str]] = {
+    str: encode_basestring,
+    Raw: str.__str__,
+    dict: _dumps_object,
+    list: _dumps_array,
+    tuple: _dumps_array,
+    int: int.__repr__,
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda _: "null",
+    Number: lambda value: value.literal,
+}
 
 
 def check_text(value: Any, field: str) -> None:

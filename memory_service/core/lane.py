@@ -7,7 +7,7 @@ cheap model's short title prompt must not trim the main one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memory_service.core.prompt_cache import Entry
@@ -154,9 +154,6 @@ class Lane:
         if tail is None or (self.sent and self.sent.seq > tail.seq):
             return replace(self, unreported=None)
         return replace(self, sent=tail, unreported=None)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Lane:

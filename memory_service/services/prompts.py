@@ -205,7 +205,7 @@ async def _store(
         stable_digest=stable.digest,
         stable_text=dumps([stable.tools, stable.shared, stable.own]),
         plan=dumps({**shown.explanation, "rebuild": _rebuild_facts(planned, counts)}),
-        volatile=dumps(asdict(prompt.volatile)),
+        volatile=dumps(prompt.volatile),
         shared_digest=planned.request.shared_digest(stable),
         recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
         now=now,

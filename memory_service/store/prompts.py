@@ -82,7 +82,7 @@ async def save_lane(session: AsyncSession, thread_pk: int, key: str, lane: Lane,
             "thread_pk": thread_pk,
             "key": key,
             "project_id": session.info["project_id"],
-            "state": dumps(lane.to_json()),
+            "state": dumps(lane),
             "now": now,
             "others": MAX_LANES - 1,
         },
@@ -100,7 +100,7 @@ async def mark_edited(session: AsyncSession, thread_pk: int, seq: int, *, delete
             {
                 "thread_pk": thread_pk,
                 "key": key,
-                "state": dumps(Lane.from_json(json.loads(state)).after_edit(seq, deleted=deleted).to_json()),
+                "state": dumps(Lane.from_json(json.loads(state)).after_edit(seq, deleted=deleted)),
             },
         )
 

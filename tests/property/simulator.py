@@ -194,9 +194,9 @@ class Simulator:
         # As it is stored, newest last.
         self.lanes.pop(built.request.lane_key, None)
         id_ = f"prompt_{len(self.volatile)}"
-        self.volatile[id_] = dumps(asdict(built.prompt.volatile))
+        self.volatile[id_] = dumps(built.prompt.volatile)
         lane = built.prompt.lane.stored_with(id_)
-        self.lanes[built.request.lane_key] = Lane.from_json(json.loads(dumps(lane.to_json())))
+        self.lanes[built.request.lane_key] = Lane.from_json(json.loads(dumps(lane)))
         return built
 
     def plan(self, spec: Spec) -> Built:

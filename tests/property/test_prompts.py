@@ -46,7 +46,7 @@ def test_every_prompt_holds_every_rule(setting: Setting, steps: list[Operation])
         assert lane.open_turn
         assert lane.open_turn.source
         assert lane == built.prompt.lane.stored_with(lane.open_turn.source)
-        assert Lane.from_json(json.loads(dumps(lane.to_json()))) == lane
+        assert Lane.from_json(json.loads(dumps(lane))) == lane
 
 
 @settings(max_examples=examples(200))

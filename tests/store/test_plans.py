@@ -56,7 +56,7 @@ KEY = "msk_key_500"
 #: Project 1 has the long thread and half of the others. The rest belongs to many, so Postgres takes a project for small.
 PROJECTS = 2_000
 ESTIMATE = dumps(TokenEstimate.prior(1.0).to_json())
-STATE = dumps(Lane(1, 0, 0, "digest").to_json())
+STATE = dumps(Lane(1, 0, 0, "digest"))
 FILL = f"""
 SET session_replication_role = replica; -- the rows are consistent: foreign keys need no checking
 SET synchronous_commit = off;
