@@ -7,9 +7,10 @@ turn without a tool loop nothing follows that was ever cached. Behind a long loo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from memory_service.core.lane import Kept, Lane
-from memory_service.core.messages import Turn
+from memory_service.core.messages import THINKING_TYPES, Turn
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts
 
@@ -33,7 +34,7 @@ def keep(
         return lane.kept
     if last.volatile.tokens and last.counts == TokenCounts():
         return lane.kept  # of a version that did not count it for this
-    kept = Kept(last.first_seq, last.loop_tail, last.volatile, last.counts, last.source)
+    kept = Kept(last.first_seq, last.loop_tail, last.volatile, last.counts, last.source, last.thinking_from)
     both = (*lane.kept, kept)
     free = ceiling - scale.tokens(TokenCounts.total([turn.counts for turn in turns])) - scale.tokens(extra(turns, both))
     mean = scale.tokens(TokenCounts.total([turn.counts for turn in turns])) / len(turns)
@@ -44,6 +45,18 @@ def extra(turns: Sequence[Turn], kept: Sequence[Kept]) -> TokenCounts:
     """What is kept of these turns costs so much beyond their messages."""
     by_seq = {turn.first_seq: turn for turn in turns}
     return TokenCounts.total([counts for one in kept for counts in _extra(by_seq[one.first_seq], one)])
+
+
+def without_thinking(turn: Turn, until: int) -> Turn:
+    """A turn without the thinking of the messages before `until`."""
+    return Turn(
+        tuple(
+            replace(m, content=tuple(b for b in m.content if b.get("type") not in THINKING_TYPES), thinking_tokens=0)
+            if m.seq < until
+            else m
+            for m in turn.messages
+        )
+    )
 
 
 def _is_cheaper(request: Request, turn: Turn, kept: Kept, turns_left: float, scale: Scale) -> bool:
@@ -58,5 +71,5 @@ def _is_cheaper(request: Request, turn: Turn, kept: Kept, turns_left: float, sca
 
 
 def _extra(turn: Turn, kept: Kept) -> Iterable[TokenCounts]:
-    thinking = sum(m.thinking_tokens for m in turn.messages if m.seq <= kept.last_seq)
+    thinking = sum(m.thinking_tokens for m in turn.messages if kept.shows_thinking(m.seq))
     return kept.counts, TokenCounts(latin=thinking, text_bytes=4 * thinking)

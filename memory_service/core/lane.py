@@ -51,7 +51,8 @@ class Tail:
 class OpenTurn:
     """The turn that the last prompt was built for. `loop_tail`: the last tool result of its newest prompt.
 
-    `counts` are those of the volatile text; `source` is the id of the prompt that it was stored with.
+    `counts` are those of the volatile text; `source` is the id of the prompt that it was stored with. Thinking is shown
+    from message `thinking_from` on.
     """
 
     first_seq: int
@@ -59,17 +60,22 @@ class OpenTurn:
     loop_tail: int | None = None
     counts: TokenCounts = TokenCounts()
     source: str | None = None
+    thinking_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A closed turn that is shown as it was sent, with its volatile text and its thinking up to `last_seq`."""
+    """A closed turn that is shown as it was sent: with its volatile text, and its thinking from one message to another."""
 
     first_seq: int
     last_seq: int
     volatile: Volatile
     counts: TokenCounts
     source: str | None = None
+    thinking_from: int = 0
+
+    def shows_thinking(self, seq: int) -> bool:
+        return self.thinking_from <= seq <= self.last_seq
 
     def quotes(self, seq: int) -> bool:
         return any(recalled["seq"] == seq for recalled in self.volatile.recalled)
@@ -109,8 +115,10 @@ class Lane:
         return self.ttl_seconds is not None and self.last_at is not None and now - self.last_at > self.ttl_seconds
 
     def changed_before(self, seq: int) -> bool:
-        """Whether a message up to this one was edited or deleted since the last prompt."""
-        return any(changed is not None and changed <= seq for changed in (self.edited_seq, self.deleted_seq))
+        """Whether a message of the window up to this one was edited or deleted since the last prompt."""
+        return any(
+            changed is not None and self.first_seq <= changed <= seq for changed in (self.edited_seq, self.deleted_seq)
+        )
 
     def pace_at(self, now: float) -> Pace:
         """The pace with the gap that a request ends now."""
@@ -131,12 +139,14 @@ class Lane:
         stale = turn and (turn.first_seq == seq or any(r["seq"] == seq for r in turn.volatile.recalled))
         quoting = [kept.first_seq for kept in self.kept if kept.quotes(seq)]
         touched = min([*quoting, *([turn.first_seq] if turn and stale else [])], default=seq)
+        if touched < self.first_seq:
+            return self  # nothing of it is shown
         before = self.deleted_seq if deleted else self.edited_seq
         oldest = min(touched, before or touched)
         return replace(
             self,
-            sent=self.sent if self.sent and self.sent.seq < seq else None,
-            built=self.built if self.built and self.built.seq < seq else None,
+            sent=self.sent if self.sent and self.sent.seq < touched else None,
+            built=self.built if self.built and self.built.seq < touched else None,
             open_turn=None if stale else turn,
             edited_seq=self.edited_seq if deleted else oldest,
             deleted_seq=oldest if deleted else self.deleted_seq,

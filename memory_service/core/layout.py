@@ -9,7 +9,7 @@ comes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -123,17 +123,21 @@ def render_pieces(turns: Sequence[Turn], volatile: Volatile, kept: Sequence[Kept
     pieces: list[Piece] = []
     for turn in turns[:-1]:
         one = by_seq.get(turn.first_seq)
-        pieces += _turn_pieces(turn, one.volatile if one else Volatile(), one.last_seq if one else 0)
-    return (*pieces, *_turn_pieces(turns[-1], volatile, turns[-1].last_seq))
+        pieces += _turn_pieces(turn, one.volatile if one else Volatile(), one.shows_thinking if one else _never)
+    return (*pieces, *_turn_pieces(turns[-1], volatile, lambda _: True))
 
 
-def _turn_pieces(turn: Turn, volatile: Volatile, thinking_until: int) -> list[Piece]:
+def _never(_seq: int) -> bool:
+    return False
+
+
+def _turn_pieces(turn: Turn, volatile: Volatile, shows_thinking: Callable[[int], bool]) -> list[Piece]:
     """The volatile text stands before the user's own, but behind tool results, which a provider wants first."""
     pieces = [
         _piece(message.role, message.seq, block)
         for message in turn.messages
         for block in message.content
-        if message.seq <= thinking_until or block.get("type") not in THINKING_TYPES
+        if shows_thinking(message.seq) or block.get("type") not in THINKING_TYPES
     ]
     opener = turn.messages[0]
     results = sum(map(is_tool_result, opener.content))

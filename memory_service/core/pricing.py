@@ -18,7 +18,8 @@ class Model:
     """One line of the price table. Prices are USD per million tokens; None where nobody published one.
 
     A prompt of more than `price_cliff_tokens` costs so many times as much, its answer likewise. `takes_prompt_cache_key`:
-    only of some servers is it known that they do not refuse OpenAI's field.
+    only of some servers is it known that they do not refuse OpenAI's field. `binds_thinking`: thinking is refused behind
+    anything else than what it was thought behind.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Model:
     price_cliff_ratio: float = 1.0
     price_cliff_output_ratio: float = 1.0
     takes_prompt_cache_key: bool = False
+    binds_thinking: bool = False
     ttl_seconds: int | None = None
     tokens_per_o200k_token: float = 1.0
 

@@ -142,7 +142,12 @@ def assemble(
             sent=lane.sent if lane else None,
             built=tail,
             open_turn=OpenTurn(
-                window.open_turn.first_seq, volatile, window.loop_tail, volatile_counts, _source(lane, window)
+                window.open_turn.first_seq,
+                volatile,
+                window.loop_tail,
+                volatile_counts,
+                _source(lane, window),
+                window.thinking_from,
             ),
             kept=window.kept,
             entries=entries,
@@ -174,10 +179,11 @@ def _section_tokens(
 
 def _message_tokens(window: Window, scale: Scale) -> dict[int, float]:
     tokens = {m.seq: scale.tokens(m.counts) for turn in window.turns for m in turn.messages}
-    until = {kept.first_seq: kept.last_seq for kept in window.kept}
+    by_seq = {kept.first_seq: kept for kept in window.kept}
     for turn in window.turns:
-        for m in turn.messages:
-            if m.seq <= until.get(turn.first_seq, 0):
+        kept = by_seq.get(turn.first_seq)
+        for m in turn.messages if kept else ():
+            if kept and kept.shows_thinking(m.seq):
                 tokens[m.seq] = scale.tokens(m.counts_with_thinking)
     opened = {m.seq: scale.tokens(m.counts_with_thinking) for m in window.open_turn.messages}
     return tokens | opened

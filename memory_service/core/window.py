@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from memory_service.core.budget import Budget, low_water
-from memory_service.core.closing import extra, keep
+from memory_service.core.closing import extra, keep, without_thinking
 from memory_service.core.lane import Kept, Lane
 from memory_service.core.layout import StablePart
 from memory_service.core.messages import Message, Repair, Turn, group_turns, is_tool_result, mend, opens_turn
@@ -41,7 +41,8 @@ class Window:
     """The turns that will be shown verbatim, mended, the last of them open, and what is left for the volatile part.
 
     `changes` are the reasons why this prompt may not extend the lane's previous one. `cuts` are those of tool results that
-    are shown; of `kept` turns, more than their messages.
+    are shown; of `kept` turns, more than their messages. Of the open
+    turn, thinking is shown from message `thinking_from` on.
     """
 
     turns: tuple[Turn, ...]
@@ -56,6 +57,7 @@ class Window:
     cuts: Cuts = field(default_factory=dict)
     shortened: tuple[Shortened, ...] = ()
     kept: tuple[Kept, ...] = ()
+    thinking_from: int = 0
 
     @property
     def first_seq(self) -> int:
@@ -150,7 +152,8 @@ def plan_window(
     if request.strategy.shorten_tool_results and len(shown) == 1:
         window = _shorten_to_fit(window, visible, lane, scale, count, context_tokens)
     window = replace(_make_fit(request, window, context_tokens), shortened=explain(visible, window.cuts))
-    return replace(window, changes=_changes(lane, stable, window, refresh)) if lane else window
+    window = replace(window, changes=_changes(lane, stable, window, refresh)) if lane else window
+    return _unbind_thinking(request, lane, window, scale)
 
 
 def check_open_calls(open_tool_use_ids: Sequence[str], messages: Sequence[Message]) -> None:
@@ -230,6 +233,23 @@ def _shorten_to_fit(
             if least.tokens <= window.tokens - excess:
                 return least
     return least
+
+
+def _unbind_thinking(request: Request, lane: Lane | None, window: Window, scale: Scale) -> Window:
+    """Leave out of a tool loop the thinking that the model would refuse: it was thought behind something else.
+
+    That is so behind whatever moved, and where no prompt of this lane led to it.
+    """
+    if not request.model.binds_thinking or window.loop_tail is None:
+        return window
+    turn = (
+        lane.open_turn if lane and lane.open_turn and lane.open_turn.first_seq == window.open_turn.first_seq else None
+    )
+    moved = turn is None or bool(window.changes)
+    thinking_from = window.last_seq + 1 if moved else turn.thinking_from if turn else 0
+    turns = (*window.turns[:-1], without_thinking(window.open_turn, thinking_from))
+    counts = _counts(turns) + extra(turns, window.kept)
+    return replace(window, turns=turns, counts=counts, tokens=scale.ceil(counts), thinking_from=thinking_from)
 
 
 def _make_fit(request: Request, window: Window, context_tokens: int) -> Window:

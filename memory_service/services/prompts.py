@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from memory_service.core.canonical import dumps, loads
+from memory_service.core.closing import without_thinking
 from memory_service.core.forms import request_digest, to_request
 from memory_service.core.lane import Kept
 from memory_service.core.layout import Layout, StablePart, render_pieces
@@ -245,7 +246,8 @@ def _rebuild_facts(planned: Plan, counts: Counts) -> dict[str, Any]:
         "counted_tokens": counts[-1][1].tokens if counts else None,
         "tail": asdict(prompt.tail) if prompt.tail else None,
         "cuts": planned.window.cuts,
-        "kept": [(kept.first_seq, kept.last_seq, kept.source) for kept in planned.window.kept],
+        "kept": [(k.first_seq, k.last_seq, k.source, k.thinking_from) for k in planned.window.kept],
+        "thinking_from": planned.window.thinking_from,
     }
 
 
@@ -355,7 +357,7 @@ async def _rebuild(runtime: Runtime, session: Session, thread_id: str, record: P
     turns, _ = mend(group_turns(shorten(messages, facts.get("cuts", {}), runtime.counter.count)))
     layout = Layout(
         StablePart(tuple(tools), tuple(shared), tuple(own)),
-        render_pieces(turns, volatile, kept),
+        render_pieces((*turns[:-1], without_thinking(turns[-1], facts.get("thinking_from", 0))), volatile, kept),
         tuple(facts["marks"]),
         facts["mark_shared"],
     )
@@ -367,12 +369,12 @@ async def _rebuild(runtime: Runtime, session: Session, thread_id: str, record: P
 
 async def _kept(session: Session, record: PromptRecord, facts: Sequence[Any]) -> list[Kept] | None:
     """What the prompt kept of closed turns; its texts stand with the prompts that were built with them first."""
-    sources = await prompt_store.volatile_of(session, record.thread_pk, [source for _, _, source in facts])
-    if any(source not in sources for _, _, source in facts):
+    sources = await prompt_store.volatile_of(session, record.thread_pk, [source for _, _, source, _ in facts])
+    if any(source not in sources for _, _, source, _ in facts):
         return None
     return [
-        Kept(first_seq, last_seq, Volatile.from_json(json.loads(sources[source])), TokenCounts())
-        for first_seq, last_seq, source in facts
+        Kept(first_seq, last_seq, Volatile.from_json(json.loads(sources[source])), TokenCounts(), source, thinking_from)
+        for first_seq, last_seq, source, thinking_from in facts
     ]
 
 

@@ -169,6 +169,25 @@ def check_kept(before: Built | None, built: Built) -> None:
             assert window.frozen or quoted not in built.prompt.volatile.recalled_text
 
 
+def check_thinking(earlier: dict[tuple[str, int], list[str]], built: Built) -> None:
+    """A model that binds thinking sees it only behind exactly what it was thought behind: the prompt that was answered.
+
+    `earlier` are that lane's prompts, whole, by the last message they showed.
+    """
+    if not built.request.model.binds_thinking:
+        return
+    rendered = [f"{p.role} {p.json}" for p in built.prompt.layout.pieces]
+    stable = built.prompt.lane.stable_digest
+    for at, piece in enumerate(built.prompt.layout.pieces):
+        if piece.block["type"] == "thinking":
+            asked = max((seq for digest, seq in earlier if digest == stable and seq < piece.seq), default=None)
+            assert asked is not None, "no prompt of this lane led to it"
+            question = earlier[stable, asked]
+            assert rendered[: len(question)] == question
+            assert len(question) <= at
+    earlier[stable, built.window.last_seq] = rendered
+
+
 def prefix_of(built: Built, *, whole: bool = False) -> list[str]:
     """The rendered blocks up to the last place that the next prompt should extend, or all of them; markers aside."""
     blocks = list(blocks_of(anthropic_body(built)))

@@ -17,6 +17,7 @@ from memory_service.errors import InvalidMessage, NoUserMessage, PromptTooLarge
 from tests.property.simulator import (
     BYTES,
     CLAUDE,
+    CLAUDE_BINDING,
     GPT_AUTOMATIC,
     GPT_EXPLICIT,
     LEARNT,
@@ -80,7 +81,7 @@ settings_of_threads = st.builds(
     _setting,
     tokenizer=st.sampled_from([BYTES, SEVENTHS, LEARNT]),
     budget=st.one_of(st.sampled_from([300, 600, 1_000, 2_000, 4_000, 8_000, 50_000]), st.integers(300, 50_000)),
-    model=st.sampled_from([CLAUDE, CLAUDE, GPT_EXPLICIT, GPT_AUTOMATIC, UNPRICED]),
+    model=st.sampled_from([CLAUDE, CLAUDE_BINDING, GPT_EXPLICIT, GPT_AUTOMATIC, UNPRICED]),
     strategy=st.sampled_from(
         [
             *[TruncationStrategy()] * 4,
@@ -104,7 +105,7 @@ def random_play(rng: Random) -> tuple[Play, list[Operation]]:
     setting = _setting(
         tokenizer=BYTES,
         budget=rng.choice([1_000, 2_000, 4_000, 8_000, rng.randint(600, 50_000)]),
-        model=rng.choice([CLAUDE, CLAUDE, GPT_EXPLICIT, GPT_AUTOMATIC]),
+        model=rng.choice([CLAUDE, CLAUDE_BINDING, GPT_EXPLICIT, GPT_AUTOMATIC]),
         strategy=rng.choice(
             [
                 *[TruncationStrategy()] * 2,

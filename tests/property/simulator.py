@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from memory_service.core.canonical import dumps, loads
+from memory_service.core.closing import without_thinking
 from memory_service.core.content import check_content
 from memory_service.core.counting import counted_text, thinking_text
 from memory_service.core.forms import to_request
@@ -50,6 +51,7 @@ CLAUDE = Model(
     cache_write_1h_ratio=2.0,
     ttl_seconds=300,
 )
+CLAUDE_BINDING = replace(CLAUDE, name="claude-binding", binds_thinking=True)
 GPT_EXPLICIT = Model(
     name="gpt-explicit",
     provider="openai",
@@ -252,21 +254,26 @@ class Simulator:
                     "marks": built.prompt.layout.marks,
                     "volatile": asdict(built.prompt.volatile),
                     "cuts": built.window.cuts,
-                    "kept": [(k.first_seq, k.last_seq, k.source) for k in built.window.kept],
+                    "kept": [(k.first_seq, k.last_seq, k.source, k.thinking_from) for k in built.window.kept],
+                    "thinking_from": built.window.thinking_from,
                 }
             )
         )
         shown = [m for m in self.messages if built.window.first_seq <= m.seq <= built.window.last_seq]
         again = [replace(m, content=tuple(loads(dumps(m.content)))) for m in shown]
         kept = [
-            Kept(first, last, Volatile.from_json(json.loads(self.volatile[source])), TokenCounts())
-            for first, last, source in facts["kept"]
+            Kept(first, last, Volatile.from_json(json.loads(self.volatile[source])), TokenCounts(), source, since)
+            for first, last, source, since in facts["kept"]
         ]
         tools, shared, own = loads(dumps([self.tools, self.shared, self.own]))
         turns, _ = mend(group_turns(shorten(again, facts["cuts"], self.tokenizer.count)))
         layout = Layout(
             StablePart(tuple(tools), tuple(shared), tuple(own)),
-            render_pieces(turns, Volatile.from_json(facts["volatile"]), kept),
+            render_pieces(
+                (*turns[:-1], without_thinking(turns[-1], facts["thinking_from"])),
+                Volatile.from_json(facts["volatile"]),
+                kept,
+            ),
             tuple(facts["marks"]),
             built.prompt.layout.mark_shared,
         )

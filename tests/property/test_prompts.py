@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,20 +20,27 @@ from memory_service.errors import PromptTooLarge
 from tests.property import checks
 from tests.property.anthropic_cache import AnthropicCache
 from tests.property.conftest import examples
-from tests.property.operations import Operation, Play, Setting, operations, settings_of_threads, text_of
+from tests.property.operations import (
+    Operation,
+    Play,
+    Setting,
+    operations,
+    random_play,
+    settings_of_threads,
+    text_of,
+)
 from tests.property.simulator import BYTES, CLAUDE, LEARNT, Built, Simulator, Spec
 
 
-@settings(max_examples=examples(900))
-@given(settings_of_threads, operations)
-def test_every_prompt_holds_every_rule(setting: Setting, steps: list[Operation]) -> None:
-    play = Play(setting)
+def hold_every_rule(play: Play, steps: list[Operation]) -> None:
+    """Run the steps, and look at every prompt on the way."""
     previous: dict[str, Built] = {}
+    answered: dict[str, dict[tuple[str, int], list[str]]] = {}
     forked_from = play.thread
     for built in play.run(steps):
         thread = play.thread
         if thread is not forked_from:
-            previous, forked_from = {}, thread
+            previous, answered, forked_from = {}, {}, thread
         checks.check_budget(thread, built)
         checks.check_valid(built)
         checks.check_window(thread, built)
@@ -39,6 +48,7 @@ def test_every_prompt_holds_every_rule(setting: Setting, steps: list[Operation])
         checks.check_rebuilt(thread, built)
         key = built.request.lane_key
         checks.check_kept(previous.get(key), built)
+        checks.check_thinking(answered.setdefault(key, {}), built)
         if key in previous and built.spec.ttl:
             checks.check_extends(previous[key], built)
         previous[key] = built
@@ -47,6 +57,25 @@ def test_every_prompt_holds_every_rule(setting: Setting, steps: list[Operation])
         assert lane.open_turn.source
         assert lane == built.prompt.lane.stored_with(lane.open_turn.source)
         assert Lane.from_json(json.loads(dumps(lane))) == lane
+
+
+@settings(max_examples=examples(900))
+@given(settings_of_threads, operations)
+def test_every_prompt_holds_every_rule(setting: Setting, steps: list[Operation]) -> None:
+    hold_every_rule(Play(setting), steps)
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(25), pytest.param(range(25, 2_000), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_long_lives_hold_every_rule(seeds: range) -> None:
+    """Longer than hypothesis makes them: what goes wrong only after many steps."""
+    for seed in seeds:
+        try:
+            hold_every_rule(*random_play(Random(seed)))
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
 
 
 @settings(max_examples=examples(200))

@@ -8,7 +8,7 @@ import pytest
 
 from memory_service.core.truncation import TruncationStrategy
 from tests.property.checks import check_extends, check_kept, check_rebuilt
-from tests.property.simulator import CLAUDE, GPT_EXPLICIT, UNPRICED, Built, Simulator, Spec
+from tests.property.simulator import CLAUDE, CLAUDE_BINDING, GPT_EXPLICIT, UNPRICED, Built, Simulator, Spec
 from tests.unit.make import call, result, thought
 
 SPEC = Spec(max_prompt_tokens=16_000, recall_tokens=600)
@@ -175,3 +175,55 @@ def test_a_loop_that_was_edited_before_it_closed_is_not_kept() -> None:
     at = next(i for i, m in enumerate(thread.messages) if m.seq == last.window.last_seq)
     thread.edit(at, [result(thread.messages[at].content[0]["tool_use_id"], "Edited.")])
     assert close(thread, SPEC).window.kept == ()
+
+
+def test_an_edit_of_what_the_window_no_longer_shows_drops_nothing() -> None:
+    thread = long_thread()
+    loop(thread, SPEC, 8)
+    first = close(thread, SPEC)
+    unseen = next(m.seq for m in thread.messages if not first.window.kept[0].quotes(m.seq))
+    assert unseen < first.window.first_seq
+    thread.edit(unseen - 1, "Edited.")
+    again = thread.build(SPEC)
+    assert again.window.kept == first.window.kept
+    assert again.prompt.breaks == ()
+
+
+BINDING = replace(SPEC, model=CLAUDE_BINDING)
+
+
+def test_bound_thinking_stays_while_nothing_before_it_moves() -> None:
+    thread = long_thread()
+    thread.append("user", "hi")
+    thread.build(BINDING)
+    thread.append("assistant", "yes")
+    last = loop(thread, BINDING, 8)
+    assert last.text.count('"type":"thinking"') == 8
+    assert close(thread, BINDING).text.count('"type":"thinking"') == 8
+
+
+def test_bound_thinking_goes_when_the_open_turn_moves() -> None:
+    thread = long_thread()
+    loop(thread, BINDING, 3)
+    thread.own = ("Be curt.",)
+    moved = thread.build(BINDING)
+    assert '"type":"thinking"' not in moved.text
+    check_rebuilt(thread, moved)
+    assert '"type":"thinking"' in thread.build(SPEC).text, "a model that does not bind it keeps it"
+    thread.append("assistant", [thought("new"), call("z")])
+    thread.append("user", [result("z")])
+    after = thread.build(BINDING)
+    assert after.text.count('"type":"thinking"') == 1
+    assert after.prompt.breaks == ()
+    check_extends(moved, after)
+    thread.append("assistant", "Done.")
+    thread.append("user", "Thanks.")
+    closed = thread.build(BINDING)
+    assert closed.text.count('"type":"thinking"') == len(closed.window.kept)
+    check_rebuilt(thread, closed)
+
+
+def test_bound_thinking_of_another_lane_is_left_out() -> None:
+    thread = long_thread()
+    loop(thread, SPEC, 3)
+    assert '"type":"thinking"' not in thread.build(BINDING).text

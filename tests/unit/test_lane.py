@@ -77,6 +77,12 @@ def test_a_deletion_in_history() -> None:
     assert (lane.edited_seq, lane.deleted_seq) == (9, 8)
 
 
+def test_an_edit_of_what_is_not_shown_changes_nothing() -> None:
+    """Nor does it hide a later one of what is."""
+    assert LANE.after_edit(3) == LANE.after_edit(4, deleted=True) == LANE
+    assert LANE.after_edit(3).after_edit(9).edited_seq == 9
+
+
 def test_what_lanes_differ_in() -> None:
     key = lane_key("openai", "a|b", "auto", 8_000)
     assert differences(key, key) == ()

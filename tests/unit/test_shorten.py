@@ -87,6 +87,18 @@ def test_new_results_are_cut_before_those_that_were_sent() -> None:
     assert second.prompt.breaks == ()
 
 
+def test_an_earlier_cut_is_not_touched_by_a_later_one() -> None:
+    thread = begun()
+    loop(thread, 9_000)
+    first = thread.build(CUT)
+    loop(thread, 8_000)
+    second = thread.build(CUT)
+    assert kept(second)[0] == kept(first)[0]
+    assert [size for size, _ in kept(second)] == [9_000, 8_000]
+    assert second.prompt.breaks == ()
+    check_extends(first, second)
+
+
 def test_when_only_older_results_can_give_way_that_is_declared() -> None:
     thread = begun()
     loop(thread, 3_200)
