@@ -12,6 +12,7 @@ conversation's own.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -22,7 +23,8 @@ from urllib.parse import quote
 from bench.report import Report, Section, milliseconds, progress
 from bench.stack import Api, running_stack
 from bench.texts import locomo
-from memory_service.demo.conversation import Conversation, Line
+from memory_service.core.messages import block_text, content_text
+from memory_service.demo.conversation import Block, Conversation, Line
 from memory_service.demo.engine import Engine, rendered_bytes
 from memory_service.demo.sample import load_sample
 
@@ -51,15 +53,20 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request, as the engine reported it."""
+    """One request, as the engine reported it, and what was predicted where somebody did."""
 
     prompt_tokens: int
     read_tokens: int
     seconds: float
+    predicted_read_tokens: int | None = None
 
 
 class Builder(Protocol):
     name: str
+
+    def tell(self, lines: Sequence[Line]) -> None:
+        """What was said before the first request."""
+        ...
 
     def build(self, turn: Turn) -> dict[str, Any]:
         """The request for the turn's user message."""
@@ -67,6 +74,11 @@ class Builder(Protocol):
 
     def reported(self, turn: Turn, usage: dict[str, int]) -> None:
         """The request was answered, and the turn's reply is what was said."""
+        ...
+
+    @property
+    def predicted_read_tokens(self) -> int | None:
+        """Of the newest request, what the engine is expected to read from its prompt cache."""
         ...
 
 
@@ -77,15 +89,21 @@ class Service:
     api: Api
     budget: Budget
     name: str = "memory-service"
+    system: str = _SYSTEM
+    tools: Sequence[Block] = ()
     thread_id: str = ""
     prompt: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.thread_id = self.api.new_thread(instructions=_SYSTEM)
+        tools = {"tools": list(self.tools)} if self.tools else {}
+        self.thread_id = self.api.new_thread(instructions=self.system, **tools)
+
+    def tell(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            self.api.post(f"/v1/threads/{self.thread_id}/messages", {"role": line.role, "content": line.content})
 
     def build(self, turn: Turn) -> dict[str, Any]:
-        for line in turn.before:
-            self.api.post(f"/v1/threads/{self.thread_id}/messages", {"role": line.role, "content": line.content})
+        self.tell(turn.before)
         body = {
             "provider": "anthropic",
             "model": Engine.model_name,
@@ -102,6 +120,10 @@ class Service:
         body = {"usage": usage, "message": {"content": turn.reply.content}}
         self.api.post(f"/v1/threads/{self.thread_id}/prompts/{self.prompt['id']}/usage", body)
 
+    @property
+    def predicted_read_tokens(self) -> int | None:
+        return int(self.prompt["prediction"]["cache_read_tokens"])
+
     def search(self, text: str) -> list[dict[str, Any]]:
         hits: list[dict[str, Any]] = self.api.get(f"/v1/threads/{self.thread_id}/search?limit=50&q={quote(text)}")[
             "data"
@@ -115,20 +137,41 @@ class SlidingWindow:
 
     budget: Budget
     name: str = "sliding window"
+    system: str = _SYSTEM
+    tools: Sequence[Block] = ()
     said: list[Line] = field(default_factory=list)
 
+    def tell(self, lines: Sequence[Line]) -> None:
+        self.said += lines
+
     def build(self, turn: Turn) -> dict[str, Any]:
-        self.said += [*turn.before, turn.user]
-        return _request(_SYSTEM, self.window(0))
+        self.tell([*turn.before, turn.user])
+        return self.request(self.system, self.window(0))
 
     def window(self, reserved: int) -> list[Line]:
-        left = self.budget.prompt_tokens - rendered_bytes([], system=_SYSTEM) - reserved
+        tools = sum(map(_tool_size, self.tools))
+        left = self.budget.prompt_tokens - rendered_bytes([], system=self.system) - tools - reserved
         first = len(self.said)
         while first > 0 and (left := left - _size(self.said[first - 1])) >= 0:
             first -= 1
-        while self.said[first].role != "user":
+        while self.said[first].role != "user" or self.said[first].answers_tools:
             first += 1
         return self.said[first:]
+
+    def request(self, system: str, lines: Sequence[Line]) -> dict[str, Any]:
+        messages = [{"role": line.role, "content": line.content} for line in lines]
+        tools = {"tools": list(self.tools)} if self.tools else {}
+        return {
+            "model": Engine.model_name,
+            "max_tokens": _MAX_OUTPUT_TOKENS,
+            "system": system,
+            "messages": messages,
+            **tools,
+        }
+
+    @property
+    def predicted_read_tokens(self) -> int | None:
+        return None
 
     def reported(self, turn: Turn, usage: dict[str, int]) -> None:  # noqa: ARG002
         self.said.append(turn.reply)
@@ -142,35 +185,40 @@ class RecallInSystem(SlidingWindow):
     service: Service | None = None
 
     def build(self, turn: Turn) -> dict[str, Any]:
-        self.said += [*turn.before, turn.user]
+        self.tell([*turn.before, turn.user])
         assert self.service
         shown = self.window(self.budget.recall_tokens)
         first_seq = len(self.said) - len(shown) + 1
         recalled = ""
-        for hit in self.service.search(str(turn.user.content)):
+        for hit in self.service.search(self.question()):
             quoted = f"\n{hit['role']}: {hit['excerpt']}"
             if hit["seq"] < first_seq and len((recalled + quoted).encode()) <= self.budget.recall_tokens:
                 recalled += quoted
-        return _request(_SYSTEM + recalled, shown)
+        return self.request(self.system + recalled, shown)
+
+    def question(self) -> str:
+        """What the user said last: also in a tool loop, in which it is asked again."""
+        last = next(line for line in reversed(self.said) if line.role == "user" and not line.answers_tools)
+        return last.content if isinstance(last.content, str) else content_text(last.content)
 
 
 def run(*, quick: bool) -> Report:
     if not Engine.available():
         return Report("cache", skipped="xllamacpp and gguf are not installed: pip install 'memory-service[engine]'")
     conversation = (locomo("conv-26") or [load_sample()])[0]
-    turns = list(_turns(conversation))[: 10 if quick else None]
+    turns = list(turns_of(conversation))[: 10 if quick else None]
     budget = Budget(1_400, 150) if quick else Budget(24_576, 1_500)
     with ExitStack() as resources:
         service = Service(resources.enter_context(running_stack()).connect(), budget)
         builders: list[Builder] = [service, SlidingWindow(budget), RecallInSystem(budget, service=service)]
         engines = [resources.enter_context(Engine(n_ctx=_CONTEXT_TOKENS)) for _ in builders]
-        clients = [_client(engine) for engine in engines]
+        clients = [connect(engine) for engine in engines]
         answered: dict[str, list[Answered]] = {builder.name: [] for builder in builders}
         for number, turn in enumerate(turns):
             if number % 20 == 0:
                 progress(f"cache: turn {number + 1} of {len(turns)}")
             for builder, client in zip(builders, clients, strict=True):
-                answered[builder.name].append(_ask(client, builder, turn))
+                answered[builder.name].append(ask(client, builder, turn))
     full = _first_full(answered["sliding window"], budget)
     sections = [Section(f"The whole conversation, {len(turns)} requests", _rows(answered, 0, budget))]
     if full < len(turns):
@@ -181,7 +229,7 @@ def run(*, quick: bool) -> Report:
     return Report("cache", sections, notes)
 
 
-def _turns(conversation: Conversation) -> Iterator[Turn]:
+def turns_of(conversation: Conversation) -> Iterator[Turn]:
     """Of several user messages in a row the last is answered; what an assistant adds later is said before the next."""
     lines = conversation.lines
     before: list[Line] = []
@@ -198,8 +246,9 @@ def _turns(conversation: Conversation) -> Iterator[Turn]:
             index += 1
 
 
-def _ask(client: Any, builder: Builder, turn: Turn) -> Answered:
+def ask(client: Any, builder: Builder, turn: Turn) -> Answered:
     request = builder.build(turn)
+    predicted = builder.predicted_read_tokens
     started = time.perf_counter()
     usage = client.messages.create(**request).usage
     seconds = time.perf_counter() - started
@@ -213,22 +262,35 @@ def _ask(client: Any, builder: Builder, turn: Turn) -> Answered:
             "output_tokens": usage.output_tokens,
         },
     )
-    return Answered(usage.input_tokens + read, read, seconds)
+    return Answered(usage.input_tokens + read, read, seconds, predicted)
 
 
-def _client(engine: Engine) -> Any:
+def connect(engine: Engine) -> Any:
     from anthropic import Anthropic
 
     return Anthropic(base_url=engine.base_url, api_key="none", max_retries=0)
 
 
-def _request(system: str, lines: Sequence[Line]) -> dict[str, Any]:
-    messages = [{"role": line.role, "content": line.content} for line in lines]
-    return {"model": Engine.model_name, "max_tokens": _MAX_OUTPUT_TOKENS, "system": system, "messages": messages}
-
-
 def _size(line: Line) -> int:
-    return rendered_bytes([(line.role, str(line.content))]) - rendered_bytes([])
+    """Bytes of a message as the engine renders it."""
+    blocks = [{"type": "text", "text": line.content}] if isinstance(line.content, str) else line.content
+    text = "".join(_rendered(block) for block in blocks)
+    return rendered_bytes([(line.role, text)]) - rendered_bytes([])
+
+
+def _tool_size(tool: Block) -> int:
+    """Bytes of a tool's line: the engine writes tools in OpenAI's form."""
+    function = {"name": tool["name"], "description": tool["description"], "parameters": tool["input_schema"]}
+    return len(json.dumps({"type": "function", "function": function}).encode()) + 1
+
+
+def _rendered(block: Block) -> str:
+    match block["type"]:
+        case "tool_use":
+            return f"<call {block['id']} {block['name']}>{json.dumps(block['input'])}"
+        case "tool_result":
+            return f"<tool {block['tool_use_id']}>\n{block_text(block)}\n"
+    return block_text(block)
 
 
 def _first_full(answered: Sequence[Answered], budget: Budget) -> int:

@@ -22,11 +22,12 @@ import numpy as np
 
 from bench import corpora
 from bench.corpora import Corpus, Question
+from bench.gold import Gold, gold_of, share_found
 from bench.plot import Line, save_lines
 from bench.report import Report, Row, Section, progress
 from memory_service.core.quoting import Candidate, render_candidate
 from memory_service.core.recall import Hit, index_entry, rank
-from memory_service.core.terms import passages_of, terms_of
+from memory_service.core.terms import passages_of
 from memory_service.providers.base import Vectors
 from memory_service.providers.embeddings.builtin import BuiltinEmbedder
 from memory_service.providers.tokenizers import O200kCounter
@@ -35,7 +36,6 @@ RANKINGS = ("words", "vectors", "both")
 _BEST = (5, 10, 20)
 _BUDGETS = (500, 1_000, 2_000, 4_000, 8_000)
 _RANKED = 1_000
-_LONG_TOKENS = 200
 _PLOTS = Path(__file__).parents[1] / "docs" / "plots"
 
 
@@ -138,10 +138,10 @@ def _within(one: Indexed, hits: Sequence[Hit], budget: float) -> set[int]:
 def beam_row(indexed: Sequence[Indexed], ranking: str, counter: O200kCounter) -> Row:
     asked = _asked(indexed, ranking)
     costs = {id(one): _costs(one, counter) for one in indexed}
-    decisive = {id(q): _decisive(one, q, counter) for one, q, _ in asked}
+    gold = {id(q): gold_of(one.corpus, one.passages, q, counter) for one, q, _ in asked}
 
     def at(budget: int) -> float:
-        return _mean([_found(one, decisive[id(q)], hits, costs[id(one)], budget) for one, q, hits in asked])
+        return _mean([_found(one, gold[id(q)], hits, costs[id(one)], budget) for one, q, hits in asked])
 
     return {"ranking": ranking, **{f"{budget:,}": at(budget) for budget in _BUDGETS[1:]}}
 
@@ -156,34 +156,14 @@ def _costs(one: Indexed, counter: O200kCounter) -> list[int]:
     return [(counts := counter.count(text)).latin + counts.other for text in quoted]
 
 
-def _decisive(one: Indexed, question: Question, counter: O200kCounter) -> list[tuple[list[int], int | None]]:
-    """For each gold message its passages and, when it is long, the one that answers."""
-    answer = set(terms_of(question.answer))
-    found = []
-    for gold in sorted(question.gold):
-        own = [at for at, (message, _) in enumerate(one.passages) if message == gold]
-        counts = counter.count(one.corpus.texts[gold])
-        is_long = counts.latin + counts.other > _LONG_TOKENS
-        best = max(own, key=lambda at: len(answer & set(terms_of(one.passages[at][1]))), default=None)
-        found.append((own, best if is_long else None))
-    return found
-
-
-def _found(
-    one: Indexed, gold: list[tuple[list[int], int | None]], hits: Sequence[Hit], costs: Sequence[int], budget: int
-) -> float:
+def _found(one: Indexed, gold: Sequence[Gold], hits: Sequence[Hit], costs: Sequence[int], budget: int) -> float:
     shown: set[int] = set()
     for hit in hits:
         budget -= costs[hit.document]
         if budget < 0:
             break
         shown.add(hit.document)
-    return sum(_is_found(one, own, best, shown) for own, best in gold) / len(gold)
-
-
-def _is_found(one: Indexed, own: Sequence[int], best: int | None, shown: set[int]) -> bool:
-    length = lambda places: sum(len(one.passages[at][1]) for at in places)  # noqa: E731
-    return best in shown or 2 * length(shown & set(own)) >= length(own) > 0
+    return share_found(gold, one.passages, shown)
 
 
 def other_row(madial: Sequence[Indexed], parakqc: Sequence[Indexed], ranking: str) -> Row:

@@ -64,6 +64,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,8 +76,23 @@ from memory_service.errors import Unavailable
 MODEL_NAME = "tiny-bytes"
 DEFAULT_N_CTX = 65_536
 PROMPT_CACHE_MIB = 128
-WIDTH = 32
+HEAD_WIDTH = 32
 SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How big the generated model is. The default answers at once; with more, reading a prompt takes most of the time."""
+
+    heads: int = 1
+    layers: int = 1
+
+    @property
+    def width(self) -> int:
+        return self.heads * HEAD_WIDTH
+
+
+TINY = Size()
 
 # Texts are marked off by lines of their own; a longer conversation starts with the bytes of a shorter one.
 # `content is iterable` tells the server that blocks are welcome; without it, it joins them with newlines.
@@ -109,22 +125,22 @@ def rendered_bytes(messages: list[tuple[str, str]], *, system: str | None = None
     return sum(len(f"<{role}>\n{text}\n".encode()) for role, text in turns) + len("<assistant>\n")
 
 
-def write_model(path: Path, *, n_ctx: int = DEFAULT_N_CTX) -> None:
-    """Write a tiny llama with random weights (fixed seed, so always the same file) and a byte vocabulary."""
+def write_model(path: Path, *, n_ctx: int = DEFAULT_N_CTX, size: Size = TINY) -> None:
+    """Write a small llama with random weights (fixed seed, so always the same file) and a byte vocabulary."""
     import gguf
 
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(MODEL_NAME)
     writer.add_context_length(n_ctx)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(WIDTH)
-    writer.add_block_count(1)
-    writer.add_head_count(1)
-    writer.add_head_count_kv(1)
-    writer.add_rope_dimension_count(WIDTH)
+    writer.add_embedding_length(size.width)
+    writer.add_feed_forward_length(size.width)
+    writer.add_block_count(size.layers)
+    writer.add_head_count(size.heads)
+    writer.add_head_count_kv(size.heads)
+    writer.add_rope_dimension_count(HEAD_WIDTH)
     writer.add_layer_norm_rms_eps(1e-5)
     _add_vocabulary(writer)
-    _add_weights(writer)
+    _add_weights(writer, size)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -155,7 +171,7 @@ def _byte_spellings() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(0x100)]
 
 
-def _add_weights(writer: Any) -> None:
+def _add_weights(writer: Any, size: Size) -> None:
     """Random, except for two dimensions of the residual stream that no layer writes to.
 
     Dimension 0 is a constant: a strongly negative weight on it rules out every byte but a-z and space.
@@ -165,9 +181,10 @@ def _add_weights(writer: Any) -> None:
     import numpy as np
 
     random = np.random.default_rng(SEED)
+    width = size.width
 
     def matrix(rows: int, scale: float = 1.0) -> Any:
-        return (random.standard_normal((rows, WIDTH)) * scale).astype(np.float32)
+        return (random.standard_normal((rows, width)) * scale).astype(np.float32)
 
     vowels, consonants = list(b"aeiou"), [*set(range(ord("a"), ord("z") + 1)) - set(b"aeiou"), ord(" ")]
     embedding = matrix(256)
@@ -175,14 +192,15 @@ def _add_weights(writer: Any) -> None:
     embedding[:, 1] = 0.0
     embedding[vowels, 1], embedding[consonants, 1] = 4.0, -4.0
     writer.add_tensor("token_embd.weight", embedding)
-    ones = np.ones(WIDTH, np.float32)
-    for name in ("attn_norm", "ffn_norm"):
-        writer.add_tensor(f"blk.0.{name}.weight", ones)
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
-        weight = matrix(WIDTH, WIDTH**-0.5)
-        if name in ("attn_output", "ffn_down"):
-            weight[:2] = 0.0
-        writer.add_tensor(f"blk.0.{name}.weight", weight)
+    ones = np.ones(width, np.float32)
+    for layer in range(size.layers):
+        for name in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{layer}.{name}.weight", ones)
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+            weight = matrix(width, width**-0.5)
+            if name in ("attn_output", "ffn_down"):
+                weight[:2] = 0.0
+            writer.add_tensor(f"blk.{layer}.{name}.weight", weight)
     writer.add_tensor("output_norm.weight", ones)
     output = matrix(256)
     output[:, 0] = -1000.0
@@ -201,9 +219,16 @@ class Engine:
     model_name = MODEL_NAME
 
     def __init__(
-        self, *, n_ctx: int = DEFAULT_N_CTX, threads: int = 2, start_seconds: float = 60, embeddings: bool = False
+        self,
+        *,
+        n_ctx: int = DEFAULT_N_CTX,
+        threads: int = 2,
+        start_seconds: float = 60,
+        embeddings: bool = False,
+        size: Size = TINY,
     ) -> None:
         self.n_ctx = n_ctx
+        self._size = size
         self._embeddings = embeddings
         self.base_url = ""
         self._threads = threads
@@ -233,7 +258,7 @@ class Engine:
             )
         self._directory = tempfile.TemporaryDirectory(prefix="memory-engine-")
         try:
-            write_model(self.log_path.with_name("model.gguf"), n_ctx=self.n_ctx)
+            write_model(self.log_path.with_name("model.gguf"), n_ctx=self.n_ctx, size=self._size)
             self._process = self._spawn()
             self.base_url = self._wait_until_healthy(self._process)
         except BaseException:

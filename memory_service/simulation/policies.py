@@ -50,6 +50,7 @@ class Played:
     ttl: str | None
     prompt: Prompt | None
     window: Window | None
+    recalled: Sequence[Recalled]
     lane: Lane | None
 
 
@@ -128,19 +129,23 @@ def build(
             now=ask.at,
         )
     except PromptTooLarge:
-        return Played(ask, request.ttl, None, None, lane)
-    recalled = _recall(thread, outlined)
+        return Played(ask, request.ttl, None, None, (), lane)
+    recalled = _recall(thread, policy, outlined)
     if policy.recall == "system" and recalled:
         text = render_block(one.candidate for one in recalled)
         outlined = replace(outlined, stable=_with_text(outlined.stable, text, count(text)))
     prompt = complete(outlined, recalled if policy.recall == "tail" else [], count, ask.at)
-    return Played(ask, request.ttl, prompt, outlined.window, prompt.lane.after_sent(prompt.tail))
+    return Played(ask, request.ttl, prompt, outlined.window, recalled, prompt.lane.after_sent(prompt.tail))
 
 
-def _recall(thread: Thread, outlined: Outline) -> list[Recalled]:
-    if outlined.query is None:
+def _recall(thread: Thread, policy: Policy, outlined: Outline) -> list[Recalled]:
+    query, first_seq = outlined.query, outlined.window.first_seq
+    if policy.recall == "system" and first_seq > 1:
+        # Nothing is frozen there: each call of a tool loop asks again, and finds the same.
+        query = outlined.window.open_turn.question
+    if not query or outlined.recall_tokens <= 0:
         return []
-    found = thread.candidates(outlined.window.first_seq, outlined.query, outlined.ranked_passages)
+    found = thread.candidates(first_seq, query, outlined.ranked_passages)
     return pack(
         found,
         outlined.recall_tokens,

@@ -88,13 +88,55 @@ SHAPES = {
         {"ranking", "1,000", "2,000", "4,000", "8,000"},
         {"ranking", "MADial_@5", "paraKQC_@1"},
     ],
+    "evidence": [
+        {
+            "policy",
+            "max_prompt_tokens",
+            "evidence",
+            "cost_of_a_prompt",
+            "cache_read_share",
+            "tokens_p50",
+            "tokens_max",
+            "questions",
+        }
+    ]
+    * 2,
+    "tools": [
+        {
+            "policy",
+            "calls",
+            "cache_read_share",
+            "cost_of_a_call",
+            "tokens_p50",
+            "tokens_max",
+            "over_budget",
+            "refused",
+            "unpaired",
+            "against",
+        }
+    ]
+    * 4,
+    "ttft": [
+        {
+            "prompts",
+            "mean_ms",
+            "p50_ms",
+            "p95_ms",
+            "against_ours",
+            "cache_read_share",
+            "predicted_over_read",
+            "largest_prompt",
+            "over_budget",
+        }
+    ]
+    * 2,
 }
 
 
 @cache
 def run_quick(name: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench", name, "--quick", "--json"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["quick"] is True
@@ -105,9 +147,9 @@ def run_quick(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_benchmark_reports(name: str) -> None:
-    if name == "cache" and not Engine.available():
-        pytest.skip("NO ENGINE: pip install 'memory-service[engine]' to run the cache benchmark")
-    if name == "recall":
+    if name in ("cache", "ttft") and not Engine.available():
+        pytest.skip(f"NO ENGINE: pip install 'memory-service[engine]' to run the {name} benchmark")
+    if name in ("recall", "evidence", "tools", "ttft"):
         evaluation_data()
     report = run_quick(name)
     assert report["skipped"] is None
@@ -131,3 +173,17 @@ def test_unknown_name_is_refused() -> None:
     done = subprocess.run([sys.executable, "-m", "bench", "nosuch"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
     assert "'nosuch'" in done.stderr
+
+
+def test_tool_calls_and_results_stay_together_in_recorded_agents() -> None:
+    evaluation_data()
+    rows = [row for section in run_quick("tools")["sections"] for row in section["rows"]]
+    assert all(row["calls"] > 20 and row["unpaired"] == 0 for row in rows)
+
+
+def test_evidence_is_found_by_recall_and_not_without() -> None:
+    evaluation_data()
+    for section in run_quick("evidence")["sections"]:
+        found = {row["policy"]: row["evidence"] for row in section["rows"]}
+        assert found["full history"] == 1
+        assert found["auto + recall"] > found["auto"]
