@@ -23,7 +23,7 @@ from bench.report import Report, Section, milliseconds, progress, quantile
 from bench.stack import Api, Stack, running_stack
 from bench.texts import generated_texts
 from memory_service.core import plan
-from memory_service.services import ingest, planning, prompts, recall
+from memory_service.services import explaining, ingest, planning, prompts, recall
 from memory_service.store import messages as message_store
 from memory_service.store import projects
 from memory_service.store import prompts as prompt_store
@@ -131,7 +131,7 @@ _STEPS: list[tuple[str, Any, str]] = [
     ("read what was found", message_store, "with_seqs"),
     ("pack what was found", planning, "pack"),
     ("assemble", plan, "assemble"),
-    ("render the request", prompts, "to_request"),
+    ("render the request", explaining, "to_request"),
     ("append the message", ingest, "append"),
     ("store the prompt", prompt_store, "add_prompt"),
     ("store the lane", prompt_store, "save_lane"),

@@ -14,7 +14,7 @@ from memory_service.core.content import check_tools
 from memory_service.core.plan import RecallSpec
 from memory_service.core.replies import reply_content
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.services import ingest, prompts, usage
+from memory_service.services import ingest, prompts, rebuilding, usage
 from memory_service.services.planning import PromptSpec
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
@@ -74,7 +74,7 @@ async def list_prompts(context: Ctx, page: NewestFirst, thread_id: str) -> Respo
     return json_response(
         render.page(
             found,
-            lambda record: render.prompt_summary(prompts.show_stored(thread_id, record), context.runtime.models),
+            lambda record: render.prompt_summary(rebuilding.show_stored(thread_id, record), context.runtime.models),
         )
     )
 
@@ -82,7 +82,7 @@ async def list_prompts(context: Ctx, page: NewestFirst, thread_id: str) -> Respo
 @router.get("/threads/{thread_id}/prompts/{prompt_id}", response_model=answers.Prompt)
 async def get_prompt(context: Ctx, thread_id: str, prompt_id: str) -> Response:
     """A prompt with its request, rebuilt; `request_digest` proves it is the same."""
-    built = await prompts.get(context.runtime, context.project_id, thread_id, prompt_id)
+    built = await rebuilding.get(context.runtime, context.project_id, thread_id, prompt_id)
     return json_response(render.prompt(built, context.runtime.models))
 
 

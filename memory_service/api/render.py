@@ -10,7 +10,7 @@ from memory_service.core.canonical import Raw, loads
 from memory_service.core.misses import explain_report
 from memory_service.core.pricing import Model, find_model
 from memory_service.core.usage import ReportedUsage
-from memory_service.services.prompts import BuiltPrompt
+from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.search import SearchResult
 from memory_service.services.usage import Reported
 from memory_service.store.messages import MessageRecord

@@ -16,7 +16,8 @@ from memory_service.errors import Conflict
 from memory_service.runtime import Runtime
 from memory_service.services import ingest
 from memory_service.services.estimates import teach
-from memory_service.services.prompts import BuiltPrompt, show_stored
+from memory_service.services.explaining import BuiltPrompt
+from memory_service.services.rebuilding import show_stored
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session, on_commit

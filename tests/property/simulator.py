@@ -247,7 +247,7 @@ class Simulator:
             self.lanes[key] = self.lanes[key].after_sent(built.prompt.tail)
 
     def rebuild(self, built: Built) -> Mapping[str, Any]:
-        """The request once more, from what services/prompts.py keeps of a prompt."""
+        """The request once more, from what services/rebuilding.py takes of a prompt."""
         facts = json.loads(
             dumps(  # through JSON
                 {
