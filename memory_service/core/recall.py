@@ -173,6 +173,9 @@ def best(words: Words, limit: int, similarity: Floats | None = None, *, one_a_me
     # It was added up of one or two z-scores.
     score = _behind_partners(fused + (1 if similarity is None else 2) * _standing(words), speaks)
     found = np.flatnonzero(speaks | (words.around > 0))
+    if len(found) > limit and not one_a_message:  # sorting all of a long thread would take longest
+        least = np.partition(score[found], len(found) - limit)[len(found) - limit]
+        found = found[score[found] >= least]
     order = found[np.lexsort((found, ~speaks[found], -score[found]))]
     if one_a_message:
         message = np.cumsum(_begins(words.seq, words.passage))
@@ -244,8 +247,11 @@ def _outstanding(scores: Floats) -> Floats:
 
 def _behind_partners(score: Floats, speaks: Bools) -> Floats:
     """What was found by its neighbours alone scores no more than the best of them that speaks for itself."""
-    speakers = np.pad(np.where(speaks, score, -np.inf), _REACH, constant_values=-np.inf)
-    best_near = np.lib.stride_tricks.sliding_window_view(speakers, 2 * _REACH + 1).max(axis=1)
+    speakers = np.where(speaks, score, -np.inf)
+    best_near = speakers.copy()
+    for distance in range(1, min(_REACH, len(score) - 1) + 1):
+        np.maximum(best_near[distance:], speakers[:-distance], out=best_near[distance:])
+        np.maximum(best_near[:-distance], speakers[distance:], out=best_near[:-distance])
     return np.where(speaks, score, np.minimum(score, best_near))
 
 
@@ -269,11 +275,14 @@ def _bm25(term: Ints, document: Ints, lengths: Floats, nearness: Sequence[Floats
     count = len(lengths)
     own, around = np.zeros(count), np.zeros(count)
     own_factor, around_factor = _length_factor(lengths), _length_factor(_spread(lengths, nearness))
+    spread = np.zeros(count)
     for number, holders in _telling(term, document, count):
-        frequency = np.bincount(document[term == number], minlength=count).astype(np.float64)
+        places, times = np.unique(document[term == number], return_counts=True)
         idf = np.log1p((count - holders + 0.5) / (holders + 0.5))
-        own += idf * _saturated(frequency, own_factor)
-        around += idf * _saturated(_spread(frequency, nearness), around_factor)
+        own[places] += idf * _saturated(times.astype(np.float64), own_factor[places])
+        near = _spread_few(spread, places, times.astype(np.float64), nearness)
+        around[near] += idf * _saturated(spread[near], around_factor[near])
+        spread[near] = 0
     return own, around
 
 
@@ -317,6 +326,17 @@ def _spread(values: Floats, nearness: Sequence[Floats]) -> Floats:
         spread[places:] += weight * values[:-places]
         spread[:-places] += weight * values[places:]
     return spread
+
+
+def _spread_few(zeros: Floats, places: Ints, values: Floats, nearness: Sequence[Floats]) -> Ints:
+    """As `_spread`, of values that are nought but at a few places, written into zeros; returns where it is not nought."""
+    zeros[places] = values
+    for distance, weight in enumerate(nearness, start=1):
+        has_next, has_before = places < len(zeros) - distance, places >= distance
+        behind, before = places[has_next], places[has_before] - distance
+        zeros[behind + distance] += weight[behind] * values[has_next]
+        zeros[before] += weight[before] * values[has_before]
+    return np.flatnonzero(zeros)
 
 
 def _z(scores: Floats) -> Floats:
