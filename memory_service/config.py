@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     )
     models_file: Path | None = Field(
         None,
-        description="JSON file whose entries replace or extend the price table shipped with the service.",
+        description="JSON file whose entries replace or extend the shipped price table, see docs/models.md.",
     )
     count_tokens: Literal["auto", "off"] = Field(
         "auto",

@@ -13,7 +13,9 @@ from functools import lru_cache
 from importlib.resources import files
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from memory_service.config import Settings
 from memory_service.core.pricing import Model
@@ -31,6 +33,8 @@ _COUNT_INLINE_CHARACTERS = 50_000
 _REREAD_SECONDS = 2.0
 _OLD_SECONDS = 10.0
 _REFUSED_SECONDS = 5.0
+# The forms that a request can have; `echo` calls nobody.
+_FORM = TypeAdapter[str](Literal["anthropic", "openai", "echo"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +172,25 @@ def load_models(path: Path | None = None) -> tuple[Model, ...]:
 def _read_models(path: Path) -> list[dict[str, Any]]:
     try:
         entries = json.loads(path.read_text())["models"]
-        known = {field.name for field in fields(Model)}
         for entry in entries:
-            if unknown := entry.keys() - known:
-                raise InvalidInput(f"{path}: unknown field {sorted(unknown)[0]!r} in {entry.get('name')!r}.")
-            Model(**entry)
+            _check_entry(path, entry)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(
             f"MEMORY_MODELS_FILE {path} cannot be read ({type(error).__name__}); it holds "
-            '{"models": [{"name": …, "provider": …, "cache_rule": …, "input_usd": …}]}.'
+            '{"models": [{"name": …, "provider": …, "cache_rule": …, "input_usd": …}]}, see docs/models.md.'
         ) from error
     return list(entries)
+
+
+def _check_entry(path: Path, entry: dict[str, Any]) -> None:
+    """A dataclass takes any value; what is wrong here would fail every prompt for the model."""
+    name = entry["name"]
+    if unknown := entry.keys() - {field.name for field in fields(Model)}:
+        raise InvalidInput(f"{path}: unknown field {sorted(unknown)[0]!r} in {name!r}.")
+    try:
+        TypeAdapter(Model).validate_json(json.dumps(entry), strict=True)
+        _FORM.validate_python(entry["provider"])
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field, said = (problem["loc"] or ("provider",))[0], problem["msg"][0].lower() + problem["msg"][1:]
+        raise InvalidInput(f"{path}: {field!r} of {name!r}: {said}. docs/models.md has all fields.") from error

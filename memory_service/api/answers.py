@@ -8,6 +8,10 @@ from pydantic import BaseModel, Field
 
 T = TypeVar("T")
 _NOT_DELETED = "Messages that were not deleted."
+_WHY = (
+    "What the score is made of: BM25 of its own words (`words`), BM25 together with what stands near it (`neighbours`), "
+    "the cosine of its vector (`vector`)."
+)
 
 
 class ErrorDetail(BaseModel):
@@ -95,7 +99,7 @@ class SearchHit(BaseModel):
     seq: int
     role: Literal["user", "assistant"]
     score: float = Field(description="Comparable within one answer only.")
-    why: dict[str, float | None] = Field(description="What the score is made of.")
+    why: dict[str, float | None] = Field(description=_WHY)
     excerpt: str = Field(description="The passage of the message that fits best.")
     message: Message
 
@@ -104,7 +108,12 @@ class Recall(BaseModel):
     """How messages were looked for: by words and vectors (`hybrid`), or by `words` alone, and why."""
 
     mode: Literal["hybrid", "words"]
-    reason: Literal["embedder_unavailable", "nothing_to_search", "pending", "query_has_no_vector", "thread_busy"] | None
+    reason: (
+        Literal["embedder_unavailable", "nothing_to_search", "pending", "query_has_no_vector", "thread_busy"] | None
+    ) = Field(
+        description="`pending`: what was looked through has no vectors yet, or not all of it has. `thread_busy`: the "
+        "thread kept changing while the query was embedded."
+    )
     pending: int = Field(description="Passages that have no vector yet, and are found by their words.")
 
 
@@ -135,6 +144,78 @@ class PredictionOut(BaseModel):
     miss: str | None = Field(description="Why less will be read than was sent before.")
     cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
     cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
+
+
+class Breakpoint(BaseModel):
+    position: Literal["assistant", "system", "message"] = Field(
+        description="Behind what the assistant's threads share, behind the thread's own system text, or behind a message."
+    )
+    seq: int | None = Field(description="The message; null for the other two.")
+    ttl: str
+    tokens_before: int = Field(description="Estimated tokens that are read from the prompt cache if it is hit here.")
+
+
+class WindowOut(BaseModel):
+    first_seq: int
+    last_seq: int
+    trimmed: bool = Field(description="Whether this prompt begins with a later message than the one before it.")
+    reason: Literal["over_ceiling", "cold", "last_messages", "fresh"] | None = Field(
+        description="Why the window begins where it does, if this prompt decided it: it had grown to its ceiling; the "
+        "prompt cache had expired, so that trimming cost nothing; the strategy counts messages; or it is the first for "
+        "this model, strategy and budget, and not all fits. Null when it stays as it was."
+    )
+
+
+class RecalledOut(BaseModel):
+    message_id: str
+    seq: int
+    score: float = Field(description="Comparable within one prompt only.")
+    why: dict[str, float] = Field(description=_WHY)
+    excerpt: bool = Field(description="Whether only a passage of it is quoted.")
+    tokens: int = Field(description="Estimated, with its markup.")
+
+
+class Omitted(BaseModel):
+    first_seq: int
+    last_seq: int
+    reason: Literal["before_window"] = Field(description="They are older than the window; some may be in `recalled`.")
+
+
+class BreakOut(BaseModel):
+    """What of the prompt before is not at the front of this one any more, so that it is not read from the prompt cache."""
+
+    reason: Literal[
+        "trimmed",
+        "turn_closed",
+        "edited",
+        "deleted",
+        "tools_changed",
+        "instructions_changed",
+        "documents_changed",
+        "new_lane",
+        "refreshed",
+        "shortened",
+        "recall_dropped",
+        "changed",
+    ] = Field(
+        description="`turn_closed`: what was recalled for a tool loop is gone with its turn. `new_lane`: the first prompt "
+        "of the thread for this provider, model, strategy and budget; `differs` says which of these. `refreshed`: as you "
+        "asked. `recall_dropped`: what was recalled for the open turn no longer fits. `changed`: anything else, for "
+        "example another version of the service."
+    )
+    at_seq: int = Field(description="The first message that is not as it was.")
+    differs: list[str] | None = None
+
+
+class RepairOut(BaseModel):
+    """What the prompt says though the thread does not."""
+
+    seq: int
+    reason: Literal["missing_tool_result", "opened_by_assistant"] = Field(
+        description="A tool call without a result is told that none was recorded; a line stands in front of an assistant's "
+        "message that opens the thread."
+    )
+    tool_use_id: str | None
 
 
 class Shortened(BaseModel):
@@ -193,15 +274,15 @@ class PromptSummary(BaseModel):
     counted: Counted | None = Field(description="The provider's own count of the request. Null when it was not asked.")
     prediction: PredictionOut
     cache: CacheOut | None = Field(description="Null for prompts of versions that did not choose.")
-    breakpoints: list[dict[str, Any]] = Field(description="Cache breakpoints, and the tokens before each.")
-    window: dict[str, Any] = Field(description="What is shown verbatim, and whether this prompt moved it.")
+    breakpoints: list[Breakpoint] = Field(description="Cache breakpoints, and the tokens before each.")
+    window: WindowOut = Field(description="What is shown verbatim, and whether this prompt moved it.")
     recall: Recall | None = Field(description="Null when nothing was looked for.")
-    recalled: list[dict[str, Any]] = Field(description="Older messages that were brought back, and why.")
+    recalled: list[RecalledOut] = Field(description="Older messages that were brought back, and why.")
     kept: list[KeptTurn] = Field(description="Closed turns that are shown as they were sent: cheaper than to rewrite.")
-    omitted: list[dict[str, Any]] = Field(description="Messages that are not in the prompt.")
-    breaks: list[dict[str, Any]] = Field(description="Why this prompt does not extend the one before it.")
-    hints: list[str]
-    repairs: list[dict[str, Any]] = Field(description="Added so that a provider accepts the prompt.")
+    omitted: list[Omitted] = Field(description="Messages that are not in the prompt.")
+    breaks: list[BreakOut] = Field(description="Why this prompt does not extend the one before it.")
+    hints: list[str] = Field(description="What is amiss on your side, in words.")
+    repairs: list[RepairOut] = Field(description="Added so that a provider accepts the prompt.")
     shortened: list[Shortened] = Field(description="Tool results that are not shown whole, as the strategy asks.")
     prefix_digest: str = Field(description="Of all up to the last place where a breakpoint may stand.")
     request_digest: str = Field(description="SHA-256 of `request`.")

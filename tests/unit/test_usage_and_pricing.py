@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,32 @@ def test_an_operators_entries_win(tmp_path: Path) -> None:
     path.write_text(json.dumps({"models": [own]}))
     assert find_model(load_models(path), "openai", "gpt-4o").input_usd == 1.5
     assert find_model(load_models(path), "openai", "gpt-4o-mini").input_usd == 0.15
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"cache_rule": "none"}, "'cache_rule' of 'mine': input should be 'anthropic_breakpoints', "),
+        ({"input_usd": "1.5"}, "'input_usd' of 'mine': input should be a valid number"),
+        ({"provider": "ollama"}, "'provider' of 'mine': input should be 'anthropic', 'openai' or 'echo'"),
+        ({"inptu_usd": 1.5}, "unknown field 'inptu_usd' in 'mine'"),
+    ],
+)
+def test_an_operators_entry_is_checked_before_a_prompt_needs_it(
+    wrong: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    own = {"name": "mine", "provider": "openai", "cache_rule": "longest_prefix", "cache_read_usd": 1} | wrong
+    path = tmp_path / "models.json"
+    path.write_text(json.dumps({"models": [own]}))
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        load_models(path)
+
+
+def test_an_operators_entry_needs_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "models.json"
+    path.write_text('{"models": [{"provider": "openai"}]}')
+    with pytest.raises(InvalidInput, match=r"cannot be read \(KeyError\); it holds"):
+        load_models(path)
 
 
 @pytest.mark.parametrize(
