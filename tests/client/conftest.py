@@ -27,7 +27,7 @@ def peer(running: Peer) -> Peer:
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("MEMORY_BASE_URL", "MEMORY_API_KEY", "MEMORY_DATA_DIR"):
+    for name in ("MEMORY_BASE_URL", "MEMORY_PORT", "MEMORY_API_KEY", "MEMORY_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 

@@ -63,6 +63,12 @@ def test_a_key_that_cannot_be_one_is_refused_without_showing_it(key: str) -> Non
 
 def test_the_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
     assert url_of() == "http://127.0.0.1:8080"
+    monkeypatch.setenv("MEMORY_PORT", "9000")
+    assert url_of() == "http://127.0.0.1:9000"
+    for unusable in ("0", "", "http"):
+        monkeypatch.setenv("MEMORY_PORT", unusable)
+        assert url_of() == "http://127.0.0.1:8080"
+    monkeypatch.setenv("MEMORY_PORT", "9000")
     monkeypatch.setenv("MEMORY_BASE_URL", "https://memory.example.com/api/")
     assert url_of() == "https://memory.example.com/api"
     assert url_of(base_url="http://host:1/v1/?x=1") == "http://host:1"

@@ -256,6 +256,14 @@ def test_search_hits(driver: Driver, peer: Peer) -> None:
     assert driver.run(lambda client: client.search("x", user_id="ada")) == [found]
 
 
+def test_search_hits_say_how_they_were_looked_for(driver: Driver, peer: Peer) -> None:
+    recall = {"mode": "words", "reason": "embedder_unavailable", "pending": 2}
+    peer.plays(Answer({"object": "list", "data": [hit()], "recall": recall}), HITS)
+    found = driver.run(lambda client: client.threads.search("thread_1", "x"))
+    assert (found.recall.mode, found.recall.reason, found.recall.pending) == ("words", "embedder_unavailable", 2)
+    assert driver.run(lambda client: client.search("x", user_id="ada")).recall is None, "an older server"
+
+
 def test_a_user(driver: Driver, peer: Peer) -> None:
     held = {"thread_count": 2, "message_count": 9, "prompt_count": 4, "first_thread_at": "2026-03-01T12:30:00Z"}
     peer.plays(Answer({"id": "ada", **held}), Answer({"id": "ada", "deleted": True, **held}))

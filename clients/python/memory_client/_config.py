@@ -58,10 +58,16 @@ def resolve_config(
     default_headers: Mapping[str, str] | None = None,
 ) -> Config:
     """Arguments first, then the environment, then, for the key of a server on this machine, its own file."""
-    url = _checked_url(base_url or os.environ.get("MEMORY_BASE_URL") or DEFAULT_BASE_URL)
+    url = _checked_url(base_url or os.environ.get("MEMORY_BASE_URL") or _local_url(os.environ))
     if api_key is None:
         api_key = _found_key(os.environ, is_local=is_loopback(httpx2.URL(url).host))
     return Config(url, _checked_key(api_key), timeout, max_retries, dict(default_headers or {}))
+
+
+def _local_url(environment: Mapping[str, str]) -> str:
+    """Where a server on this machine listens that was started in the same environment."""
+    port = environment.get("MEMORY_PORT", "").strip()
+    return f"http://127.0.0.1:{port}" if port.isdecimal() and int(port) else DEFAULT_BASE_URL
 
 
 def is_loopback(host: str) -> bool:

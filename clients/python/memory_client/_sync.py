@@ -140,8 +140,8 @@ class Estimates(_Resource):
 class MemoryClient:
     """A client of one server and project. Close it, or use it as a context manager; threads may share it.
 
-    `base_url` falls back to MEMORY_BASE_URL, then http://127.0.0.1:8080; `api_key` to MEMORY_API_KEY, then,
-    for a server on this machine, to the file the server keeps its first key in.
+    `base_url` falls back to MEMORY_BASE_URL, then http://127.0.0.1 at MEMORY_PORT (8080); `api_key` to MEMORY_API_KEY,
+    then, for a server on this machine, to the file the server keeps its first key in.
     """
 
     def __init__(

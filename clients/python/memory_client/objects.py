@@ -307,6 +307,12 @@ class SearchHit(Model):
     message: Message | None = None
 
 
+class SearchHits(list[SearchHit]):
+    """Best first. `recall` says how they were looked for: by words and vectors, or by words alone, and why."""
+
+    recall: Recall | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImportReport(Model):
     """An id that was taken got a fresh one; `renamed` says which. `skipped` messages were there already."""
@@ -352,6 +358,13 @@ def listing_of(model: type[M]) -> Callable[[Any], Listing[M]]:
 def list_of(model: type[M]) -> Callable[[Any], list[M]]:
     """For answers that are lists without pages."""
     return lambda value: [model.from_json(item) for item in parse_list(value)]
+
+
+def search_hits(value: Any) -> SearchHits:
+    hits = SearchHits(list_of(SearchHit)(value))
+    if value.get("recall") is not None:
+        hits.recall = Recall.from_json(value["recall"])
+    return hits
 
 
 def parse_list(value: Any) -> list[Any]:

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 from memory_client._ndjson import NDJSONSource, read_source
 from memory_client._request import Request, api_path, get, post
-from memory_client.objects import Health, ImportReport, SearchHit, list_of
+from memory_client.objects import Health, ImportReport, SearchHits, search_hits
 
 
 def search(
     q: str, user_id: str, limit: int | None = None, *, idempotency_key: str | None = None
-) -> Request[list[SearchHit]]:
+) -> Request[SearchHits]:
     """The messages most relevant to `q` across all threads of one user, best first."""
     body = {"q": q, "user_id": user_id, "limit": limit}
-    return post(api_path("search"), list_of(SearchHit), body, idempotency_key)
+    return post(api_path("search"), search_hits, body, idempotency_key)
 
 
 def import_ndjson(source: NDJSONSource, *, idempotency_key: str | None = None) -> Request[ImportReport]:

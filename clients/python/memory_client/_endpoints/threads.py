@@ -17,7 +17,7 @@ from memory_client._request import (
     post,
     post_changes,
 )
-from memory_client.objects import Listing, SearchHit, Thread, list_of, listing_of
+from memory_client.objects import Listing, SearchHits, Thread, listing_of, search_hits
 
 
 def create(
@@ -126,11 +126,9 @@ def fork(
     return post_changes(path, Thread.from_json, body, idempotency_key)
 
 
-def search(thread_id: str, q: str, *, limit: int | None = None) -> Request[list[SearchHit]]:
+def search(thread_id: str, q: str, *, limit: int | None = None) -> Request[SearchHits]:
     """The messages of this thread most relevant to `q`, best first."""
-    return get(
-        api_path("threads/{thread_id}/search", thread_id=thread_id), list_of(SearchHit), {"q": q, "limit": limit}
-    )
+    return get(api_path("threads/{thread_id}/search", thread_id=thread_id), search_hits, {"q": q, "limit": limit})
 
 
 def export(thread_id: str) -> Request[None]:
