@@ -105,7 +105,7 @@ class _Exchange:
         """Count it, and log it."""
         # Any word may stand there; only those that HTTP knows are repeated.
         method = self._scope["method"] if self._scope["method"] in METHODS else "other"
-        route = getattr(self._scope.get("route"), "path", None)
+        route = _template(self._scope)
         milliseconds = self._milliseconds()
         metrics.count_request(route, method, self.status, milliseconds / 1000)
         key: AuthenticatedKey | None = self._scope.get("memory.key")
@@ -122,6 +122,14 @@ class _Exchange:
 
     def _milliseconds(self) -> float:
         return (time.perf_counter() - self._started) * 1000
+
+
+def _template(scope: Scope) -> str | None:
+    """The route that a path was found by, without the converters of its parameters; None if there is no such route."""
+    if route := scope.get("route"):
+        return str(getattr(route, "path_format", route.path))
+    # Not every route says that it was taken. One without parameters is its path.
+    return scope["path"] if "endpoint" in scope and not scope.get("path_params") else None
 
 
 class _LimitedBody:

@@ -121,6 +121,8 @@ async def _switch_to(runtime: Runtime, database: OpenDatabase, candidate: Candid
         def report(progress: Progress) -> None:
             nonlocal most
             most = max(most, progress.total)
+            if bar.disable and progress.step == "queueing":
+                err.print("embedding all messages; searches use the old embedder until it is done", markup=False)
             trouble = f"  last trouble: {progress.trouble}" if progress.trouble else ""
             bar.update(
                 task,
@@ -135,17 +137,14 @@ async def _switch_to(runtime: Runtime, database: OpenDatabase, candidate: Candid
 
 @contextmanager
 def _bar() -> Iterator[tuple[Bar, TaskID]]:
-    """On standard error, if a person looks at it; else what happens is said once."""
-    shown = sys.stderr.isatty()
-    if not shown:
-        err.print("embedding all messages; searches use the old embedder until it is done", markup=False)
+    """On standard error, if a person looks at it."""
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=not shown,
+        disable=not sys.stderr.isatty(),
         transient=True,
     )
     with bar:

@@ -123,7 +123,7 @@ def migrate(data_dir: DataDir = None) -> None:
             asyncio.run(lifecycle.check_database(database.url))
             typer.echo(
                 f"{database.described}: "
-                + ("migrated" if has_migrated else "is migrated already; there was nothing to do")
+                + ("migrated" if has_migrated else "migrated already; there was nothing to do")
             )
 
 

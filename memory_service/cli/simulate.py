@@ -33,7 +33,8 @@ _PREDICTED = "Predicted by a model of the provider's prompt cache and a table of
 
 _COLUMNS = (
     "read: share of the input tokens read from the prompt cache. p50, max: tokens of a prompt. breaks: prompts that do not "
-    "begin as the one before. over: prompts over the budget."
+    "begin as the one before. over: prompts over the budget. best baseline: the cheapest that keeps to the budget and "
+    "shows at least half as much as the service."
 )
 
 
@@ -43,7 +44,7 @@ def simulate(
         typer.Argument(
             help="Recorded threads: what `export` wrote, OpenAI messages (a JSON list, or one conversation a line), or "
             "LoCoMo. FILE#ID picks one conversation.",
-            metavar="FILE...",
+            metavar="FILE",
         ),
     ],
     model: Annotated[
@@ -63,8 +64,9 @@ def simulate(
 ) -> None:
     """Replay recorded threads and predict what their input tokens would have cost.
 
-    Compared are the full history, a sliding window, the last 20 messages, recalled messages in the system prompt, and what
-    this service does. Needs no database, no key and no network.
+    Compared are the full history, a sliding window, the last 20 messages, recall in the system prompt, and this service.
+
+    Needs no database, no key and no network.
     """
     with explained():
         models = [_find(name) for name in model or [_DEFAULT_MODEL]]
@@ -159,8 +161,8 @@ def _notes(threads: Sequence[Thread], found: Sequence[ModelOutcomes]) -> list[st
 def _print(threads: Sequence[Thread], found: Sequence[ModelOutcomes], notes: Sequence[str]) -> None:
     counts = _count(threads)
     out.print(
-        f"{counts['threads']:,} threads, {counts['messages']:,} messages, {counts['prompts']:,} prompts in "
-        f"{counts['turns']:,} turns"
+        f"{_several(counts['threads'], 'thread')}, {_several(counts['messages'], 'message')}, "
+        f"{_several(counts['prompts'], 'prompt')} in {_several(counts['turns'], 'turn')}"
     )
     for model in found:
         out.print()
@@ -168,6 +170,10 @@ def _print(threads: Sequence[Thread], found: Sequence[ModelOutcomes], notes: Seq
     out.print()
     for note in (_COLUMNS, *notes):
         out.print(f"• {note}", markup=False)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _table(model: ModelOutcomes) -> Table:

@@ -92,7 +92,7 @@ def _target(out: str) -> Iterator[IO[bytes]]:
 
 
 def import_(
-    files: Annotated[list[str], typer.Argument(help="What `export` wrote; - is standard input.", metavar="FILE...")],
+    files: Annotated[list[str], typer.Argument(help="What `export` wrote; - is standard input.", metavar="FILE")],
     project: Annotated[str, typer.Option(help="The project; made if need be.")] = lifecycle.DEFAULT_PROJECT,
     data_dir: DataDir = None,
     as_json: AsJson = False,

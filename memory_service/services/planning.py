@@ -167,13 +167,7 @@ def settle(runtime: Runtime, spec: PromptSpec) -> Request:
     max_output_tokens = spec.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
     limit = spec.max_prompt_tokens or default_limit(model, max_output_tokens)
     if model.context_tokens is not None and limit + max_output_tokens > model.context_tokens:
-        raise InvalidInput(
-            f"`max_prompt_tokens` ({limit}) and `max_output_tokens` ({max_output_tokens}) are "
-            f"{limit + max_output_tokens} together, but {name} takes {model.context_tokens} tokens at most, its answer "
-            "included; lower one of them.",
-            field="max_prompt_tokens" if spec.max_prompt_tokens else "max_output_tokens",
-            context_tokens=model.context_tokens,
-        )
+        raise _beyond_context(spec, name, model.context_tokens, limit, max_output_tokens)
     return Request(
         provider=provider,
         model=model,
@@ -182,6 +176,23 @@ def settle(runtime: Runtime, spec: PromptSpec) -> Request:
         max_output_tokens=max_output_tokens,
         strategy=spec.strategy or TruncationStrategy(),
         ttl=spec.ttl,
+    )
+
+
+def _beyond_context(spec: PromptSpec, name: str, context: int, limit: int, max_output_tokens: int) -> InvalidInput:
+    """Says no figure that the caller did not choose, unless it is needed to understand."""
+    if spec.max_prompt_tokens is None:
+        return InvalidInput(
+            f"`max_output_tokens` ({max_output_tokens}) leaves no room for a prompt: {name} takes {context} tokens at "
+            "most, its answer included; lower it.",
+            field="max_output_tokens",
+            context_tokens=context,
+        )
+    return InvalidInput(
+        f"`max_prompt_tokens` ({limit}) and `max_output_tokens` ({max_output_tokens}) are {limit + max_output_tokens} "
+        f"together, but {name} takes {context} tokens at most, its answer included; lower one of them.",
+        field="max_prompt_tokens",
+        context_tokens=context,
     )
 
 

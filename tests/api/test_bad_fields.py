@@ -84,7 +84,7 @@ PROMPT: list[tuple[dict[str, Any], str, str]] = [
     ({"recall": {"top_k": 1}}, "recall.top_k", "check its spelling"),
     ({"recall": "no"}, "recall", "must be an object"),
     ({"cache": 1}, "cache", "must be an object"),
-    ({"max_output_tokens": 10**8}, "max_output_tokens", "its answer included"),
+    ({"max_output_tokens": 10**8}, "max_output_tokens", "(100000000) leaves no room for a prompt"),
     ({"max_prompt_tokens": 999_000, "max_output_tokens": 1_001}, "max_prompt_tokens", "are 1000001 together"),
     ({"max_tokens": 100}, "max_tokens", "`max_output_tokens`"),
     ({"system": "Be brief."}, "system", "`instructions`"),

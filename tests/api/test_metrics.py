@@ -50,11 +50,15 @@ def test_requests(api: httpx2.Client, added: Callable[[], Sample]) -> None:
     refused(api.get("/v1/threads/none"), 404)
     refused(api.get("/nothing/here"), 404)
     refused(api.request("BREW", "/v1/threads"), 405)
+    ok(api.get("/v1/users/some/one"))
+    ok(api.get("/openapi.json"))
     grown = added()
     one = 'route="/v1/threads/{thread_id}"'
     assert grown(f'memory_http_requests_total{{method="GET",{one},status="200"}}') == 3
     assert grown(f'memory_http_requests_total{{method="GET",{one},status="404"}}') == 1
     assert grown('memory_http_requests_total{method="GET",route="none",status="404"}') == 1
+    assert grown('memory_http_requests_total{method="GET",route="/v1/users/{user_id}",status="200"}') == 1
+    assert grown('memory_http_requests_total{method="GET",route="/openapi.json",status="200"}') == 1
     assert grown('memory_http_requests_total{method="other",route="/v1/threads",status="405"}') == 1
     assert grown(f'memory_http_request_duration_seconds_count{{method="GET",{one}}}') == 4
     assert grown(f'memory_http_request_duration_seconds_bucket{{le="+Inf",method="GET",{one}}}') == 4

@@ -232,6 +232,7 @@ def test_switch_under_load(home: Home, embedding_server: EmbeddingServer) -> Non
             command.join()
             (done,) = results
             assert done.returncode == 0, done.stderr
+            assert done.stderr == "embedding all messages; searches use the old embedder until it is done\n"
             switched = json.loads(done.stdout)
             assert switched["switched"]
             assert switched["embedded"] >= 600
@@ -249,6 +250,7 @@ def test_switch_under_load(home: Home, embedding_server: EmbeddingServer) -> Non
         ]
         again = embedder_command(home, "switch", "openai:hashing", "--base-url", embedding_server.url)
         assert again.stdout == f"{switched['active']} is active already\n"
+        assert again.stderr == "", "nothing is embedded then"
     finally:
         service.stop()
 

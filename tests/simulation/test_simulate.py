@@ -169,7 +169,7 @@ def test_the_table_fits_a_terminal_and_says_what_it_is(write: Write, tmp_path: P
         write(ASSISTANT, *thread("thread_1")), "--max-prompt-tokens", LIMIT, "--plot", plot, "--model", "gpt-5.6-sol"
     )
     assert ran.exit_code == 0, ran.stderr
-    assert "1 threads, 80 messages, 40 prompts in 40 turns" in ran.stdout
+    assert "1 thread, 80 messages, 40 prompts in 40 turns" in ran.stdout
     assert "recall in system" in ran.stdout
     assert "Predicted by a model" in ran.stdout
     table = [line for line in ran.stdout.splitlines() if "$" in line]
