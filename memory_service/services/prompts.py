@@ -175,7 +175,7 @@ async def _store(
         stable_digest=stable.digest,
         stable_text=dumps([stable.tools, stable.shared, stable.own]),
         plan=dumps({**shown.explanation, "rebuild": rebuild_facts(planned, counts)}),
-        volatile=dumps(prompt.volatile),
+        volatile=dumps(replace(prompt.volatile, recalled=())),  # the plan lists them
         shared_digest=planned.request.shared_digest(stable),
         recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
         now=now,
