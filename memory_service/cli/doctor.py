@@ -19,8 +19,9 @@ from rich.text import Text
 
 from memory_service.cli.common import AsJson, DataDir, out, read_settings
 from memory_service.config import Settings
-from memory_service.errors import MemoryServiceError
+from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.providers.tokenizers import O200kCounter
+from memory_service.runtime import load_models
 from memory_service.services import lifecycle
 from memory_service.store.diagnosis import Diagnosis, diagnose
 from memory_service.store.migrate import head_revision
@@ -67,6 +68,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield data_directory(settings.resolved_data_dir)
         yield disk_space(settings.resolved_data_dir)
     yield from database(settings)
+    if settings.models_file is not None:
+        yield price_table(settings.models_file)
     yield tokenizer()
     yield embedder()
     yield provider("Anthropic", "ANTHROPIC", "https://api.anthropic.com", "/v1/models", _anthropic_headers)
@@ -113,7 +116,10 @@ def database(settings: Settings) -> Iterator[Finding]:
         if diagnosis.revision is not None:
             yield _isolation(diagnosis)
         if diagnosis.revision == head_revision():
-            yield _connections(opened.url)
+            connections = _connections(opened.url)
+            yield connections
+            if connections.status == "ok":
+                yield from _switched_embedder(settings, opened.url)
 
 
 def _server(diagnosis: Diagnosis, described: str) -> Finding:
@@ -170,6 +176,25 @@ def _connections(url: str) -> Finding:
     except MemoryServiceError as error:
         return Finding("connections", "fail", *_sentence_and_remedy(error.message))
     return Finding("connections", "ok", "as both roles of the service")
+
+
+def _switched_embedder(settings: Settings, url: str) -> Iterator[Finding]:
+    """Of the built-in one `embedder` says all there is. Without any, recall goes by words."""
+    name = "active embedder"
+    try:
+        if (active := asyncio.run(lifecycle.probe_switched_embedder(settings, url))) is not None:
+            yield Finding(name, "ok", f"{active} answers")
+    except MemoryServiceError as error:
+        remedy = "Recall goes by words until it answers; `memory-service embedder switch` changes to another one."
+        yield Finding(name, "warn", error.message.rstrip("."), remedy)
+
+
+def price_table(path: Path) -> Finding:
+    try:
+        load_models(path)
+    except InvalidInput as error:
+        return Finding("models", "fail", error.message.rstrip("."), "Mend the file: `serve` does not start with it.")
+    return Finding("models", "ok", f"{path} can be read")
 
 
 def tokenizer() -> Finding:

@@ -17,7 +17,7 @@ from memory_service.config import Settings
 from memory_service.errors import DatabaseNotReady, EmbedderUnavailable
 from memory_service.providers.anthropic import AnthropicCounter
 from memory_service.providers.base import Embedder
-from memory_service.providers.embeddings.registry import EmbedderSpec, open_embedder
+from memory_service.providers.embeddings.registry import EmbedderSpec, open_embedder, probe
 from memory_service.providers.tokenizers import O200kCounter
 from memory_service.runtime import (
     Embedders,
@@ -32,7 +32,7 @@ from memory_service.runtime import (
 from memory_service.store import projects
 from memory_service.store.db import ROLES, Database
 from memory_service.store.embedded import EmbeddedPostgres, EmbeddedPostgresError, running_uri
-from memory_service.store.embedders import EmbedderRecord
+from memory_service.store.embedders import EmbedderRecord, list_embedders
 from memory_service.store.migrate import allow_login, head_revision, migrate
 from memory_service.telemetry import logger
 
@@ -131,6 +131,24 @@ def _recorded_embedder(settings: Settings) -> OpenEmbedder:
         return embedder
 
     return open_recorded
+
+
+async def probe_switched_embedder(settings: Settings, url: str) -> str | None:
+    """The active embedder's name, once it has answered; None for the built-in one. Raises EmbedderUnavailable."""
+    db = Database(url, role="memory_worker", pool_size=1)
+    try:
+        async with db.read_only(None) as session:
+            active = next(record for record in await list_embedders(session) if record.status == "active")
+    finally:
+        await db.close()
+    if EmbedderSpec.from_json(active.spec).provider == "builtin":
+        return None
+    embedder = await _recorded_embedder(settings)(active)
+    try:
+        await probe(embedder)
+    finally:
+        await embedder.close()
+    return active.name
 
 
 async def check_database(url: str) -> None:

@@ -21,9 +21,11 @@ from typer.testing import CliRunner
 
 from memory_service.cli import app
 from memory_service.cli.doctor import disk_space
+from memory_service.runtime import load_models
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.migrate import migrate
 from tests.conftest import REPOSITORY, Service
+from tests.embedding.server import serving
 from tests.store.conftest import database
 
 Findings = dict[str, dict[str, str]]
@@ -229,6 +231,30 @@ def test_providers(temporary_dir: Path, prefix: str, name: str, path: str) -> No
     _, findings = examine(*here, **{f"{prefix}_API_KEY": "sk-hidden", f"{prefix}_BASE_URL": url})
     assert failing(findings) == {name}
     assert f"{prefix}_BASE_URL" in findings[name]["remedy"]
+
+
+def test_another_embedder(migrated: str) -> None:
+    with serving() as server:
+        switch = ["embedder", "switch", "openai:hashing", "--base-url", server.url]
+        ran = CliRunner().invoke(app, switch, env={"MEMORY_DATABASE_URL": migrated})
+        assert ran.exit_code == 0, ran.output
+        _, findings = examine(url=migrated)
+        assert findings["active embedder"]["status"] == "ok"
+        assert "openai:hashing" in findings["active embedder"]["message"]
+    status, findings = examine(url=migrated)
+    assert (status, findings["active embedder"]["status"]) == (0, "warn")
+    assert "by words" in findings["active embedder"]["remedy"]
+    CliRunner().invoke(app, ["embedder", "switch", "builtin"], env={"MEMORY_DATABASE_URL": migrated})
+    assert "active embedder" not in examine(url=migrated)[1]
+
+
+def test_a_price_table_of_ones_own(temporary_dir: Path) -> None:
+    path = temporary_dir / "models.json"
+    for text, status in (('{"models": []}', "ok"), ('{"models": [{"name": "mine"}]}', "fail")):
+        path.write_text(text)
+        load_models.cache_clear()  # each run of the command reads it anew
+        _, findings = examine("--data-dir", str(temporary_dir / "none"), MEMORY_MODELS_FILE=str(path))
+        assert findings["models"]["status"] == status
 
 
 def test_the_key_and_the_service(database_url: str, service: Service) -> None:
