@@ -6,8 +6,9 @@ import json
 from dataclasses import replace
 
 from memory_service.core.canonical import dumps
-from memory_service.core.lane import Lane, OpenTurn, Tail, differences, lane_key, share_cache
+from memory_service.core.lane import Kept, Lane, OpenTurn, Tail, differences, lane_key, share_cache
 from memory_service.core.prompt_cache import Entry
+from memory_service.core.tokens import TokenCounts
 from memory_service.core.ttl import Pace
 from memory_service.core.volatile import Volatile, context_block
 
@@ -105,6 +106,12 @@ def test_an_edit_of_a_recalled_message_touches_the_open_turn() -> None:
     lane = LANE.after_edit(2)
     assert lane.open_turn is None
     assert lane.edited_seq == 11
+
+
+def test_an_edit_of_a_quoted_message_breaks_the_prompt_where_it_is_quoted() -> None:
+    lane = replace(LANE, first_seq=6, kept=(Kept(9, 10, VOLATILE, TokenCounts()),), open_turn=None)
+    edited = lane.after_edit(2)
+    assert (edited.edited_seq, edited.sent, edited.built, edited.kept) == (9, LANE.sent, None, ())
 
 
 def test_an_edit_behind_the_question_keeps_what_was_recalled() -> None:
