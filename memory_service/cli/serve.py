@@ -16,6 +16,7 @@ from memory_service import __version__
 from memory_service.api.app import create_app
 from memory_service.api.intake import Intake
 from memory_service.cli.common import DataDir, SignalledExit, explained, read_settings, signals_as_exits
+from memory_service.cli.connections import impatient
 from memory_service.config import Settings
 from memory_service.errors import MemoryServiceError
 from memory_service.runtime import load_models
@@ -101,7 +102,12 @@ class _Server(uvicorn.Server):
 def _run(settings: Settings, database: lifecycle.OpenDatabase, listener: socket.socket, greeting: list[str]) -> None:
     app = create_app(settings, lambda: lifecycle.open_runtime(settings, database))
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_CLOSING_SECONDS
+        app,
+        http=impatient(settings.body_timeout_seconds),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_CLOSING_SECONDS,
     )
     server = _Server(config, greeting, app.intake, settings.drain_seconds)
     try:
