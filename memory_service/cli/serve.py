@@ -94,7 +94,9 @@ class _Server(uvicorn.Server):
         await super().main_loop()
         logger.info("draining", extra={"fields": {"in_flight": self._intake.in_flight}})
         for connection in list(self.server_state.connections):
-            connection.shutdown()  # an idle one at once, another after its answer
+            # An idle one at once, another after its answer; but one that has not asked yet is told, as whoever comes now.
+            if getattr(connection, "cycle", None) is not None:
+                connection.shutdown()
         # It listens on, so that whoever asks is told 503 instead of being refused without a word.
         await self._intake.until_idle(self._drain_seconds, lambda: self.force_exit)
 

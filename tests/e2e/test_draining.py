@@ -107,8 +107,9 @@ def test_in_flight_is_finished_and_the_rest_is_refused(
     idle.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
     answered = idle.makefile("rb")
     assert b" 200 " in answered.readline()
+    quiet = socket.create_connection((host, port), DEADLINE_SECONDS)
     assert httpx2.get(f"{service.url}/readyz").status_code == 200
-    with appends(service, api_key, database_url, "one", "two", "three") as waiting, idle, answered:
+    with appends(service, api_key, database_url, "one", "two", "three") as waiting, idle, answered, quiet:
         service.process.terminate()
         until(lambda: (ready := httpx2.get(f"{service.url}/readyz")).status_code == 503 and ready)
         not_ready = httpx2.get(f"{service.url}/readyz")
@@ -119,6 +120,8 @@ def test_in_flight_is_finished_and_the_rest_is_refused(
         assert (late.status_code, late.json()["error"]["code"]) == (503, "unavailable")
         assert late.headers["retry-after"]
         assert answered.read().endswith(b"}"), "the idle connection is closed, and nothing else is in it"
+        quiet.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b" 503 " in quiet.recv(100), "who had connected and not asked is told"
         assert service.process.poll() is None
         waiting.let_go()
         assert [answer.status_code for answer in waiting.answers] == [201, 201, 201]
