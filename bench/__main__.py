@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.report import Report, progress
 
-NAMES = ("append", "prompt", "storage", "startup", "cache", "recall", "engine", "evidence", "tools", "ttft")
+NAMES = ("append", "prompt", "storage", "startup", "transfer", "cache", "recall", "engine", "evidence", "tools", "ttft")
 
 
 def main() -> None:

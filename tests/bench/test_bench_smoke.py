@@ -63,6 +63,7 @@ SHAPES = {
         {"table", "messages only", "messages, with Idempotency-Key", "messages, and a prompt for each turn"},
     ],
     "startup": [{"what", "runs", "ready_s", "service_rss_mib", "postgres_mib", "postgres_processes"}],
+    "transfer": [{"command", "messages", "seconds", "per_s"}],
     "cache": [
         {
             "prompts",
