@@ -27,7 +27,7 @@ STATEMENTS = (
     CREATE INDEX prompts_project_id_shared_digest_sent_at_idx ON prompts (project_id, shared_digest, sent_at)
         WHERE status = 'sent' AND shared_digest IS NOT NULL
     """,
-    "DROP INDEX prompts_built_idx",  # the beginning of prompts_thread_pk_lane_key_pk_idx
+    "DROP INDEX IF EXISTS prompts_built_idx",  # the beginning of prompts_thread_pk_lane_key_pk_idx
 )
 
 

@@ -31,7 +31,9 @@ def _commands() -> list[str]:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MEMORY_", "ANTHROPIC_"))}
+    # Nor what the `make` that runs these tests was told.
+    foreign = ("MEMORY_", "ANTHROPIC_", "MAKE", "MFLAGS", "ARGS", "WORKERS")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**clean, "HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
