@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -93,3 +94,13 @@ class Settings(BaseSettings):
     @property
     def resolved_data_dir(self) -> Path:
         return self.data_dir.expanduser()
+
+
+SETTING_NAMES = tuple(f"MEMORY_{name.upper()}" for name in Settings.model_fields)
+# The Python client's, and the tests'.
+_OTHERS = {"MEMORY_BASE_URL", "MEMORY_API_KEY", "MEMORY_EVAL_DATA"}
+
+
+def unknown_settings(environment: Iterable[str]) -> list[str]:
+    """Variables that look like settings and are none: most likely one that is misspelt, and has no effect."""
+    return sorted(name for name in environment if name.startswith("MEMORY_") and name not in {*SETTING_NAMES, *_OTHERS})

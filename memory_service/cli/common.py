@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from memory_service.config import Settings
+from memory_service.config import SETTING_NAMES, Settings, unknown_settings
 from memory_service.errors import MemoryServiceError
 from memory_service.runtime import Runtime
 from memory_service.services import lifecycle
@@ -31,6 +33,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def read_settings(**overrides: Any) -> Settings:
     """The environment's settings; options that were given win. Exits with the problem when one is not valid."""
+    for name in unknown_settings(os.environ):
+        meant = next(iter(get_close_matches(name, SETTING_NAMES, n=1)), None)
+        err.print(f"{name} is no setting" + (f"; did you mean {meant}?" if meant else "."), markup=False)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)

@@ -257,6 +257,13 @@ def test_a_price_table_of_ones_own(temporary_dir: Path) -> None:
         assert findings["models"]["status"] == status
 
 
+def test_a_misspelt_setting_is_named(temporary_dir: Path) -> None:
+    environment = {"MEMORY_PROT": "1", "MEMORY_API_KEY": "msk_any"}
+    ran = CliRunner().invoke(app, ["doctor", "--data-dir", str(temporary_dir / "none")], env=environment)
+    assert ran.stderr.splitlines()[0] == "MEMORY_PROT is no setting; did you mean MEMORY_PORT?"
+    assert "MEMORY_API_KEY is no setting" not in ran.stderr
+
+
 def test_the_key_and_the_service(database_url: str, service: Service) -> None:
     _, findings = examine(url=database_url, MEMORY_BASE_URL=service.url, MEMORY_API_KEY="msk_wrong")
     assert failing(findings) == {"service"}
