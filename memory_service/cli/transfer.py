@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from memory_service.api.lines import lines_of
-from memory_service.api.preparing import Preparers
+from memory_service.api.preparing import Preparers, collect_seldom
 from memory_service.cli.common import AsJson, DataDir, err, explained, opened, signals_as_exits
 from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.runtime import Runtime, now_utc
@@ -98,6 +98,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Take in what `export` wrote. It is written in steps: one that was cut goes on where it ended when run again."""
+    collect_seldom()
     with explained(), signals_as_exits():
         summary = asyncio.run(_import(files, project, data_dir))
         text = f"{summary['messages']:,} messages of {summary['threads']:,} new threads imported"
