@@ -16,7 +16,8 @@
     ├── UnsupportedMediaType         the body is not called what it must be
     └── Unavailable                  something we depend on is not there
         ├── DatabaseNotReady         unreachable, not migrated, or without pgvector
-        └── EmbedderUnavailable      the embedder cannot be loaded or reached, or refuses
+        ├── EmbedderUnavailable      the embedder cannot be loaded or reached, or refuses
+        └── ProviderError            a model could not be called, or did not finish its reply
 
 Each class carries a stable `code`, which clients may switch on; HTTP statuses are decided in `api/errors.py`.
 Messages say what to change. They never quote message text or secrets.
@@ -124,5 +125,36 @@ class EmbedderUnavailable(Unavailable):
 
     def __init__(self, message: str, *, is_retryable: bool = True, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
+        self.is_retryable = is_retryable
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ProviderError(Unavailable):
+    """`code` says what went wrong: `provider_unreachable`, `provider_timeout`, `provider_rate_limited`,
+    `provider_overloaded`, `provider_failed` (it says the fault is its own), `provider_stream_broken` (the reply stopped
+    or made no sense), `provider_refused` (the request is wrong), `provider_unauthorized`, `provider_model_unknown`,
+    `provider_request_too_large`.
+
+    `is_retryable`: the same request may succeed later. `retry_after_seconds`: the provider said when. The message may
+    quote the provider, and so text of the request: it is for the caller, never for a log.
+    """
+
+    code = "provider_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        provider: str,
+        model: str,
+        is_retryable: bool,
+        status: int | None = None,
+        retry_after_seconds: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        told = {"status": status, "provider_request_id": request_id}
+        details = {key: value for key, value in told.items() if value is not None}
+        super().__init__(message, code=code, provider=provider, model=model, is_retryable=is_retryable, **details)
         self.is_retryable = is_retryable
         self.retry_after_seconds = retry_after_seconds

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,70 @@ class TokenCounter(Protocol):
 
     async def count_tokens(self, request: Mapping[str, Any]) -> int:
         """Input tokens of a request in the form that the provider's SDK takes. Raises CountUnavailable."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of what a model says, as it comes. `index` is the content block of the reply that it belongs to.
+
+    A call of a tool begins with a piece of type `tool_use`, which names it; its input follows as JSON text in pieces of
+    type `tool_input`.
+    """
+
+    index: int
+    type: Literal["text", "thinking", "tool_use", "tool_input"]
+    text: str = ""
+    tool_use_id: str | None = None
+    tool_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """All that a model said. `content` is in Anthropic's blocks, without blank text, and may be empty.
+
+    `stop_reason` is in Anthropic's words, whoever answered: `end_turn`, `tool_use`, `max_tokens`, `stop_sequence`,
+    `refusal`, … `usage` is the provider's object as it came; None when it sent none. `id` is the provider's name of the
+    reply, `diagnostics` what it said of its prompt cache.
+    """
+
+    content: Sequence[Any]
+    stop_reason: str
+    usage: Mapping[str, Any] | None
+    id: str | None = None
+    diagnostics: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """`request` is exactly what the provider's SDK takes. `previous_id` is the `Reply.id` of the lane's request before,
+    for providers that say why their prompt cache was missed. `cache_salt` keeps projects apart in a server's own cache.
+    """
+
+    request: Mapping[str, Any]
+    previous_id: str | None = None
+    cache_salt: str | None = None
+
+
+class ChatProvider(Protocol):
+    """Calls models. It tries once: whether and when to try again is its caller's to decide.
+
+    Every failure is a ProviderError, also one in the middle of a reply.
+    """
+
+    @property
+    def name(self) -> str:
+        """`anthropic`, `openai` or `echo`: the form of the requests that it takes."""
+        ...
+
+    def stream(self, call: ModelCall) -> AsyncGenerator[Delta | Reply, None]:
+        """What the model says, in pieces, and at the end all of it, once. Closing the generator ends the call."""
+        ...
+
+    async def prewarm(self, call: ModelCall) -> Mapping[str, Any]:
+        """Let the provider read a request into its prompt cache, without a reply. The usage it reports."""
         ...
 
     async def close(self) -> None: ...
