@@ -322,6 +322,45 @@ CREATE TABLE memory.tool_uses (
 
 ALTER TABLE ONLY memory.tool_uses FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE memory.usage_entries (
+    pk bigint NOT NULL,
+    project_id bigint NOT NULL,
+    kind text NOT NULL,
+    called_at timestamp with time zone NOT NULL,
+    thread_id text,
+    user_id text,
+    prompt_id text,
+    run_id text,
+    provider text NOT NULL,
+    model text NOT NULL,
+    cache_read_tokens integer NOT NULL,
+    cache_write_5m_tokens integer NOT NULL,
+    cache_write_1h_tokens integer NOT NULL,
+    uncached_tokens integer NOT NULL,
+    output_tokens integer NOT NULL,
+    cost_usd numeric,
+    cost_usd_uncached numeric,
+    output_usd numeric,
+    predicted_cache_read_tokens integer,
+    predicted_cache_write_tokens integer,
+    predicted_uncached_tokens integer,
+    predicted_cost_usd numeric,
+    miss_reason text,
+    miss text,
+    CONSTRAINT usage_entries_kind_check CHECK ((kind = ANY (ARRAY['report'::text, 'run'::text, 'prewarm'::text])))
+);
+
+ALTER TABLE ONLY memory.usage_entries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.usage_entries ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME memory.usage_entries_pk_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE memory.vectors_1 (
     thread_pk bigint NOT NULL,
     seq integer NOT NULL,
@@ -401,6 +440,9 @@ ALTER TABLE ONLY memory.token_estimates
 ALTER TABLE ONLY memory.tool_uses
     ADD CONSTRAINT tool_uses_pkey PRIMARY KEY (thread_pk, tool_use_id);
 
+ALTER TABLE ONLY memory.usage_entries
+    ADD CONSTRAINT usage_entries_pkey PRIMARY KEY (pk);
+
 ALTER TABLE ONLY memory.vectors_1
     ADD CONSTRAINT vectors_1_pkey PRIMARY KEY (thread_pk, seq, passage) INCLUDE (project_id, signs);
 
@@ -427,6 +469,12 @@ CREATE INDEX threads_project_id_created_at_pk_idx ON memory.threads USING btree 
 CREATE INDEX threads_project_id_user_id_created_at_pk_idx ON memory.threads USING btree (project_id, user_id, created_at, pk) WHERE (user_id IS NOT NULL);
 
 CREATE INDEX tool_uses_thread_pk_seq_idx ON memory.tool_uses USING btree (thread_pk, seq);
+
+CREATE INDEX usage_entries_project_id_called_at_idx ON memory.usage_entries USING btree (project_id, called_at);
+
+CREATE INDEX usage_entries_project_id_thread_id_called_at_idx ON memory.usage_entries USING btree (project_id, thread_id, called_at) WHERE (thread_id IS NOT NULL);
+
+CREATE INDEX usage_entries_project_id_user_id_called_at_idx ON memory.usage_entries USING btree (project_id, user_id, called_at) WHERE (user_id IS NOT NULL);
 
 ALTER TABLE ONLY memory.api_keys
     ADD CONSTRAINT api_keys_project_id_fkey FOREIGN KEY (project_id) REFERENCES memory.projects(pk) ON DELETE CASCADE;
@@ -470,6 +518,9 @@ ALTER TABLE ONLY memory.token_estimates
 ALTER TABLE ONLY memory.tool_uses
     ADD CONSTRAINT tool_uses_thread_pk_seq_fkey FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages(thread_pk, seq) ON DELETE CASCADE;
 
+ALTER TABLE ONLY memory.usage_entries
+    ADD CONSTRAINT usage_entries_project_id_fkey FOREIGN KEY (project_id) REFERENCES memory.projects(pk) ON DELETE CASCADE;
+
 ALTER TABLE ONLY memory.vectors_1
     ADD CONSTRAINT vectors_1_thread_pk_seq_fkey FOREIGN KEY (thread_pk, seq) REFERENCES memory.messages(thread_pk, seq) ON DELETE CASCADE;
 
@@ -504,6 +555,8 @@ CREATE POLICY every_project ON memory.threads TO memory_worker USING (true);
 CREATE POLICY every_project ON memory.token_estimates TO memory_worker USING (true);
 
 CREATE POLICY every_project ON memory.tool_uses TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.usage_entries TO memory_worker USING (true);
 
 CREATE POLICY every_project ON memory.vectors_1 TO memory_worker USING (true);
 
@@ -547,6 +600,8 @@ CREATE POLICY project ON memory.token_estimates TO memory_app USING (COALESCE((p
 
 CREATE POLICY project ON memory.tool_uses TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
+CREATE POLICY project ON memory.usage_entries TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
+
 CREATE POLICY project ON memory.vectors_1 TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
 ALTER TABLE memory.projects ENABLE ROW LEVEL SECURITY;
@@ -560,6 +615,8 @@ ALTER TABLE memory.threads ENABLE ROW LEVEL SECURITY;
 ALTER TABLE memory.token_estimates ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE memory.tool_uses ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.usage_entries ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE memory.vectors_1 ENABLE ROW LEVEL SECURITY;
 
@@ -613,6 +670,9 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.token_estimates TO memory_work
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.tool_uses TO memory_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.tool_uses TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.usage_entries TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.usage_entries TO memory_worker;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.vectors_1 TO memory_app;
 GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE memory.vectors_1 TO memory_worker;

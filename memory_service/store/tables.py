@@ -7,6 +7,7 @@ The policies, roles and grants are in the migrations; `migrations/schema.sql` sh
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     Text,
     UniqueConstraint,
     Uuid,
@@ -67,6 +69,14 @@ def _integer(default: int | None = 0) -> Any:
 
 def _time(*, null: bool = False) -> Any:
     return Field(sa_column=Column(DateTime(timezone=True), nullable=null), default=None if null else ...)
+
+
+def _usd() -> Any:
+    return Field(sa_column=Column(Numeric), default=None)
+
+
+def _predicted() -> Any:
+    return Field(sa_column=Column(Integer), default=None)
 
 
 def _computed(expression: str) -> Any:
@@ -319,6 +329,46 @@ class Prompt(Table, table=True):
     built_at: datetime = _time()
     sent_at: datetime | None = _time(null=True)
     shared_digest: str | None = _text(null=True)
+
+
+class UsageEntry(Table, table=True):
+    """One call of a model. What was billed stays: ids become null when what they name is deleted or erased.
+
+    `cost_usd` is the input's, and null where the model has no known price. An entry of the prompt cache that lives an
+    hour or longer counts as `1h`, any other as `5m`.
+    """
+
+    __tablename__ = "usage_entries"
+    __table_args__ = (
+        Index(None, "project_id", "called_at"),
+        Index(None, "project_id", "thread_id", "called_at", postgresql_where=text("thread_id IS NOT NULL")),
+        Index(None, "project_id", "user_id", "called_at", postgresql_where=text("user_id IS NOT NULL")),
+        CheckConstraint("kind IN ('report', 'run', 'prewarm')", name="kind"),
+    )
+    pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    project_id: int = _project()
+    kind: str = _text()
+    called_at: datetime = _time()
+    thread_id: str | None = _text(null=True)
+    user_id: str | None = _text(null=True)
+    prompt_id: str | None = _text(null=True)
+    run_id: str | None = _text(null=True)
+    provider: str = _text()
+    model: str = _text()
+    cache_read_tokens: int = _integer(None)
+    cache_write_5m_tokens: int = _integer(None)
+    cache_write_1h_tokens: int = _integer(None)
+    uncached_tokens: int = _integer(None)
+    output_tokens: int = _integer(None)
+    cost_usd: Decimal | None = _usd()
+    cost_usd_uncached: Decimal | None = _usd()
+    output_usd: Decimal | None = _usd()
+    predicted_cache_read_tokens: int | None = _predicted()
+    predicted_cache_write_tokens: int | None = _predicted()
+    predicted_uncached_tokens: int | None = _predicted()
+    predicted_cost_usd: Decimal | None = _usd()
+    miss_reason: str | None = _text(null=True)
+    miss: str | None = _text(null=True)
 
 
 class TokenEstimate(Table, table=True):

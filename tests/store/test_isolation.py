@@ -105,6 +105,12 @@ def fill(service: Service, database_url: str, key: str) -> Tenant:
             " VALUES (%s, 1, 1, %s, 'infinity')",
             [found[1], found[0]],
         )
+        owner.execute(
+            "INSERT INTO memory.usage_entries (project_id, kind, called_at, provider, model, cache_read_tokens,"
+            " cache_write_5m_tokens, cache_write_1h_tokens, uncached_tokens, output_tokens)"
+            " VALUES (%s, 'report', now(), 'anthropic', 'm', 0, 0, 0, 50, 1)",
+            [found[0]],
+        )
         for table in OWN_TABLES:
             held = owner.execute(f"SELECT count(*) FROM memory.{table} WHERE project_id = %s", [found[0]]).fetchone()
             assert held != (0,), f"the test must have a row in {table}"

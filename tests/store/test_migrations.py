@@ -61,6 +61,11 @@ ROWS = {
         INSERT INTO vectors_1 (thread_pk, seq, passage, project_id, embedding)
             VALUES (1, 1, 1, 1, array_fill(0.1, ARRAY[384])::halfvec);
     """,
+    "0006": """
+        INSERT INTO usage_entries (project_id, kind, called_at, thread_id, provider, model, cache_read_tokens,
+            cache_write_5m_tokens, cache_write_1h_tokens, uncached_tokens, output_tokens, cost_usd)
+            VALUES (1, 'report', now(), 'thread_1', 'anthropic', 'm', 1, 2, 3, 4, 5, 0.0000000012);
+    """,
 }
 
 
