@@ -60,6 +60,14 @@ class Settings(BaseSettings):
         description="`auto` asks Anthropic (where ANTHROPIC_BASE_URL points) how many tokens a prompt has, if there is an "
         "ANTHROPIC_API_KEY: near `max_prompt_tokens`, and while fewer than twenty counts or reports of a model are known.",
     )
+    provider_idle_seconds: float = Field(
+        120, gt=0, le=3600, description="How long a provider may send nothing while a run waits for it."
+    )
+    openai_cache_salt: bool = Field(
+        False,
+        description="Send vLLM's `cache_salt`, one for each project, to the server at OPENAI_BASE_URL, so that projects do "
+        "not share its prompt cache. Other servers may refuse it.",
+    )
     embedder_api_key: SecretStr | None = Field(
         None,
         description="Key of the embedding server. OPENAI_API_KEY is used without it, for where OPENAI_BASE_URL points.",

@@ -22,6 +22,7 @@ from memory_service.core.pricing import Model
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import EmbedderUnavailable, InvalidInput
 from memory_service.providers.base import Embedder, TextCounter, TokenCounter
+from memory_service.providers.chat.registry import ChatProviders
 from memory_service.providers.embeddings.registry import EmbedderAccess
 from memory_service.store.db import Database
 from memory_service.store.embedders import EmbedderRecord, list_embedders
@@ -47,6 +48,7 @@ class Runtime:
     counter: TextCounter
     models: tuple[Model, ...]
     embedders: Embedders
+    chat: ChatProviders
     token_counter: TokenCounter | None = None
 
     async def count(self, texts: list[str]) -> list[TokenCounts]:
@@ -57,6 +59,7 @@ class Runtime:
 
     async def close(self) -> None:
         await self.embedders.close()
+        await self.chat.close()
         if self.token_counter:
             await self.token_counter.close()
         await self.db.close()

@@ -39,7 +39,8 @@ class TokenCounter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of what a model says, as it comes. `index` is the content block of the reply that it belongs to.
+    """A piece of what a model says, as it comes. `index` tells the blocks apart and gives their order; blocks that the
+    reply does not keep (blank text, thinking that nobody takes back) have one too.
 
     A call of a tool begins with a piece of type `tool_use`, which names it; its input follows as JSON text in pieces of
     type `tool_input`.
@@ -70,8 +71,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """`request` is exactly what the provider's SDK takes. `previous_id` is the `Reply.id` of the lane's request before,
-    for providers that say why their prompt cache was missed. `cache_salt` keeps projects apart in a server's own cache.
+    """`request` is exactly what the provider's SDK takes; blocks may be `Raw`, and are sent as they stand. `previous_id` is
+    the `Reply.id` of the lane's request before, for providers that say why their prompt cache was missed. `cache_salt`
+    keeps projects apart in a server's own cache.
     """
 
     request: Mapping[str, Any]

@@ -17,6 +17,7 @@ from memory_service.config import Settings
 from memory_service.errors import DatabaseNotReady, EmbedderUnavailable
 from memory_service.providers.anthropic import AnthropicCounter
 from memory_service.providers.base import Embedder
+from memory_service.providers.chat.registry import ChatProviders
 from memory_service.providers.embeddings.registry import EmbedderSpec, open_embedder, probe
 from memory_service.providers.tokenizers import O200kCounter
 from memory_service.runtime import (
@@ -105,13 +106,20 @@ def open_runtime(settings: Settings, database: OpenDatabase, opener: OpenEmbedde
     """Raises InvalidInput for a price table that cannot be read."""
     url, login = database.url, database.embedded
     db = Database(url, login=login, pool_size=settings.database_connections)
+    counter = O200kCounter()
     return Runtime(
         settings=settings,
         db=db,
         worker_db=Database(url, role="memory_worker", login=login, pool_size=_WORKER_CONNECTIONS),
-        counter=O200kCounter(),
+        counter=counter,
         models=load_models(settings.models_file),
         embedders=Embedders(db, opener or _recorded_embedder(settings)),
+        chat=ChatProviders(
+            counter,
+            os.environ,
+            idle_seconds=settings.provider_idle_seconds,
+            sends_cache_salt=settings.openai_cache_salt,
+        ),
         token_counter=AnthropicCounter.of(settings.count_tokens, os.environ),
     )
 

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 
 from memory_service.errors import EmbedderUnavailable
 from memory_service.providers.base import Vectors
-from memory_service.providers.embeddings.answers import retry_after
 from memory_service.providers.embeddings.openai import OPENAI_URL, Endpoint
 from memory_service.providers.embeddings.registry import EmbedderAccess, EmbedderSpec, probe
+from memory_service.providers.responses import retry_after
 from tests.conformance.embedder import run
 
 KEY = "sk-only-for-this-test"

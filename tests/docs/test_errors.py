@@ -6,6 +6,7 @@ import re
 
 from memory_service import errors
 from memory_service.api import errors as api_errors
+from memory_service.providers.chat import failures
 from tests.conftest import REPOSITORY
 
 ROW = re.compile(r"^\| (\d{3})? ?\| ([^|]+) \|", re.MULTILINE)
@@ -25,11 +26,17 @@ def listed() -> dict[str, int]:
 
 def raised() -> set[str]:
     sources = "".join(path.read_text() for path in (REPOSITORY / "memory_service").rglob("*.py"))
-    return set(re.findall(r'\bcode(?:: str)? ?= ?"(\w+)"', sources)) | set(api_errors._HTTP_CODES.values())
+    codes = set(re.findall(r'\bcode(?:: str)? ?= ?"(\w+)"', sources)) | set(failures.CODES)
+    return codes | set(api_errors._HTTP_CODES.values())
 
 
 def test_every_code_is_listed() -> None:
     assert set(listed()) == raised() - ELSEWHERE - NEVER_ANSWERED
+
+
+def test_codes_of_providers_are_told_in_their_own_page_too() -> None:
+    rows = re.findall(r"^\| `(provider_\w+)` \|", (REPOSITORY / "docs" / "providers.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(failures.CODES)
 
 
 def test_with_its_status() -> None:

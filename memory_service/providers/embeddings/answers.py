@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from typing import Any
 
 import httpx2
 
 from memory_service.errors import EmbedderUnavailable
 from memory_service.providers.base import Vectors
 from memory_service.providers.embeddings.rows import NotVectors, WrongDimensions, unit_rows
+from memory_service.providers.responses import reason_of, retry_after
 
 _PASSING_STATUSES = frozenset({408, 409, 425, 429})
 _TOO_LARGE_STATUSES = frozenset({400, 413, 422, 500})
@@ -25,7 +22,6 @@ _TOO_LARGE = re.compile(
     r"too (large|long|many)|(max\w*|context|input) (\w+ )?(length|size|tokens)|less than \d+ tokens|batch size",
     re.IGNORECASE,
 )
-_LONGEST_REASON_CHARACTERS = 300
 _QUOTED_CHARACTERS = 16
 
 
@@ -53,7 +49,7 @@ def rows(name: str, content: bytes, *, count: int, dimensions: int | None) -> Ve
 def refusal(name: str, response: httpx2.Response, *, secrets: Sequence[str]) -> EmbedderUnavailable:
     """An answer that is not 200 as an error, with the server's own words unless they quote one of `secrets`."""
     status = response.status_code
-    reason = _reason(response.content)
+    reason = reason_of(response.content)
     message = f"{name} answered {status}"
     if reason and not _quotes(reason, secrets):
         message += f": {reason}"
@@ -64,41 +60,6 @@ def refusal(name: str, response: httpx2.Response, *, secrets: Sequence[str]) -> 
         is_retryable=status in _PASSING_STATUSES or status >= 500,
         retry_after_seconds=retry_after(response.headers.get("retry-after"), now=time.time()),
     )
-
-
-def retry_after(header: str | None, *, now: float) -> float | None:
-    """The header in seconds from now, whether it holds seconds or a date; None if there is no readable one."""
-    try:
-        seconds = float(header or "")
-    except ValueError:
-        seconds = _seconds_until(header or "", now)
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
-
-
-def _seconds_until(http_date: str, now: float) -> float:
-    try:
-        moment = parsedate_to_datetime(http_date)
-    except ValueError:
-        return math.nan
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
-
-
-def _reason(content: bytes) -> str:
-    """The sentence in an error body. Never the body itself: some servers send back what they were sent."""
-    try:
-        words = _words(json.loads(content))
-    except (ValueError, RecursionError):
-        return ""
-    return " ".join(words.split())[:_LONGEST_REASON_CHARACTERS]
-
-
-def _words(body: Any) -> str:
-    match body:
-        case str():
-            return body
-        case {"error": inner} | {"message": inner} | {"detail": inner} | {"msg": inner} | [inner, *_]:
-            return _words(inner)
-    return ""
 
 
 def _quotes(reason: str, secrets: Sequence[str]) -> bool:
