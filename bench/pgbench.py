@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,13 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from bench.load import Load
 from bench.stack import Stack
 from memory_service.api.app import create_app
 from memory_service.config import Settings
+from memory_service.store import db, session
 from memory_service.store.db import connection_options
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
@@ -63,42 +62,17 @@ def record_append(stack: Stack, text: str) -> Recorded:
 @contextmanager
 def _recorded() -> Iterator[list[Statement]]:
     statements: list[Statement] = []
+    original = session.send
 
-    def executes(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        statements.append(Statement(statement, dict(values)))
+    async def send(connection: Any, sql: str, parameters: Any = None, *, binary: bool = False) -> Any:
+        statements.append(Statement(sql, dict(parameters or {})))
+        return await original(connection, sql, parameters, binary=binary)
 
-    def begins(connection: Any) -> None:
-        if not connection.connection.dbapi_connection.autocommit:
-            statements.append(Statement("BEGIN", {}))
-
-    def ends(how: str) -> Callable[[Any], None]:
-        def listener(_connection: Any) -> None:
-            if _in_transaction(statements):
-                statements.append(Statement(how, {}))
-
-        return listener
-
-    listeners: dict[str, Callable[..., None]] = {
-        "before_cursor_execute": executes,
-        "begin": begins,
-        "commit": ends("COMMIT"),
-        "rollback": ends("ROLLBACK"),
-    }
-    for name, listener in listeners.items():
-        event.listen(Engine, name, listener)
     try:
+        session.send = db.send = send
         yield statements
     finally:
-        for name, listener in listeners.items():
-            event.remove(Engine, name, listener)
-
-
-def _in_transaction(statements: Sequence[Statement]) -> bool:
-    is_open = False
-    for statement in statements:
-        first_word = statement.text.split(maxsplit=1)[0].rstrip(";")
-        is_open = first_word == "BEGIN" or (is_open and first_word not in ("COMMIT", "ROLLBACK"))
-    return is_open
+        session.send = db.send = original
 
 
 def write_script(path: Path, recorded: Recorded, uri: str) -> None:

@@ -40,13 +40,9 @@ def loads(text: str | bytes, *, unique_keys: bool = False) -> Any:
     Raises InvalidInput (`invalid_json`) with the position for anything that is not JSON in UTF-8.
     """
     try:
-        return json.loads(
-            text,
-            parse_float=Number,
-            parse_int=_parse_int,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_unique if unique_keys else None,
-        )
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        return (_STRICT if unique_keys else _PLAIN).decode(text)
     except json.JSONDecodeError as error:
         raise InvalidInput(
             f"Not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
@@ -185,3 +181,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise InvalidInput(f"Not valid JSON: {name} is not a JSON value.", code="invalid_json")
+
+
+# Made once: json.loads makes one for each text.
+_PLAIN, _STRICT = (
+    json.JSONDecoder(
+        parse_float=Number, parse_int=_parse_int, parse_constant=_refuse_constant, object_pairs_hook=pairs_hook
+    )
+    for pairs_hook in (None, _unique)
+)

@@ -7,7 +7,7 @@ import lzma
 import re
 from contextlib import suppress
 from functools import cached_property
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from importlib.resources import files
 
 import tiktoken
@@ -33,18 +33,33 @@ _PATTERN = "|".join(
 )
 # Longer texts are counted piece by piece: the splitter overflows its stack on a very long run of spaces.
 _PIECE_CHARACTERS = 20_000
+_REMEMBERED = 10_000
 _NOT_LATIN = re.compile(r"[^\u0000-\u024f\u1e00-\u1eff\u2000-\u206f\u20a0-\u20cf]+")
 
 
 class O200kCounter:
-    """A `TextCounter`. Loading takes about half a second and 60 MB, at first use."""
+    """A `TextCounter`. Loading takes about half a second and 60 MB, at first use.
+
+    Counts are remembered, a few megabytes of them, because prompts repeat texts: instructions, tools, what was recalled.
+    """
+
+    def __init__(self) -> None:
+        self._remembered: dict[bytes, TokenCounts] = {}
 
     def count(self, text: str) -> TokenCounts:
-        if text.isascii():
-            return TokenCounts(latin=self._length(text), text_bytes=len(text))
+        encoded = text.encode()
+        key = blake2b(encoded, digest_size=16).digest()
+        known = self._remembered.get(key)
+        if known is None:
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered.clear()
+            known = self._remembered[key] = self._count(text, len(encoded))
+        return known
+
+    def _count(self, text: str, text_bytes: int) -> TokenCounts:
         total = self._length(text)
-        other = min(total, self._length(" ".join(_NOT_LATIN.findall(text))))
-        return TokenCounts(latin=total - other, other=other, text_bytes=len(text.encode()))
+        other = 0 if text.isascii() else min(total, self._length(" ".join(_NOT_LATIN.findall(text))))
+        return TokenCounts(latin=total - other, other=other, text_bytes=text_bytes)
 
     def load(self) -> None:
         """Load the vocabulary now instead of at first use."""

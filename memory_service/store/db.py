@@ -11,36 +11,33 @@ and all, in one message; what is one statement, such as looking up a key, needs 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from psycopg import AsyncConnection, adapters
-from psycopg.pq import Format
-from psycopg.types.array import ListBinaryDumper
-from sqlalchemy import event, text
-from sqlalchemy.engine import URL, Connection, make_url
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.pq import TransactionStatus
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session as SyncSession
-from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from memory_service.errors import DatabaseNotReady, InvalidInput, Unavailable
+from memory_service.store.session import IN_BINARY, InBinary, Session, noted, on_commit, send, wrapped
 
-T = TypeVar("T")
+__all__ = ["IN_BINARY", "ROLES", "SCHEMA", "Database", "InBinary", "PoolUsage", "Role", "Session", "on_commit"]
+
 Role = Literal["memory_app", "memory_worker"]
-#: What the store's functions work in: one transaction of one project.
-Session = AsyncSession
 
 SCHEMA = "memory"
 ROLES: tuple[Role, ...] = ("memory_app", "memory_worker")
-_NOTES = "on_commit"
 _CONNECT_TIMEOUT_SECONDS = 10
 _POOL_TIMEOUT_SECONDS = 30.0
-#: Execution option: results come as Postgres holds them. A long `bytea` takes three times as long as text, in hexadecimal.
-IN_BINARY = {"memory_in_binary": True}
 # Classes and codes of SQLSTATE that say nothing about the request: connection, operator, resources.
 _AWAY = ("08", "57", "53")
 # Lock timeout, deadlock, serialization failure: rolled back, and likely to work the next time.
@@ -50,13 +47,6 @@ _NOT_YET = ("starting up", "shutting down", "in recovery mode", "not accepting c
 _NOT_TEXT = ("22021", "22P05")  # what the encoding cannot hold
 
 
-class InBinary(list[Any]):
-    """A list that is sent as a binary array. As text, JSON is searched for what to quote, and `bytea` twice as long."""
-
-
-adapters.register_dumper(InBinary, ListBinaryDumper)
-
-
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
     """Connections at most, those a transaction has, and transactions that wait for one."""
@@ -64,11 +54,6 @@ class PoolUsage:
     size: int
     in_use: int
     waiting: int
-
-
-def on_commit(session: Session, note: Callable[[], None]) -> None:
-    """Call `note` when what this transaction did is committed."""
-    session.info.setdefault(_NOTES, []).append(note)
 
 
 class Database:
@@ -96,6 +81,7 @@ class Database:
             max_overflow=0,
             pool_timeout=pool_timeout_seconds,
             pool_pre_ping=False,
+            pool_reset_on_return=None,  # a connection comes back with no transaction on it
             connect_args={
                 "async_creator_fn": _connect,
                 "options": connection_options(url, None if login else role),
@@ -103,7 +89,6 @@ class Database:
                 "application_name": "memory-service",
             },
         )
-        event.listen(self._engine.sync_engine, "before_cursor_execute", _choose_format)
 
     @property
     def usage(self) -> PoolUsage:
@@ -111,7 +96,7 @@ class Database:
         return PoolUsage(size, min(self._sessions, size), max(0, self._sessions - size))
 
     @asynccontextmanager
-    async def transaction(self, project_id: int | None) -> AsyncIterator[AsyncSession]:
+    async def transaction(self, project_id: int | None) -> AsyncIterator[Session]:
         """One transaction for one project, committed before this returns. None: no project's rows are visible.
 
         Raises Unavailable when the database cannot be reached; then nothing was committed, unless the connection broke
@@ -121,27 +106,51 @@ class Database:
             yield session
 
     @asynccontextmanager
-    async def read_only(self, project_id: int | None) -> AsyncIterator[AsyncSession]:
+    async def read_only(self, project_id: int | None) -> AsyncIterator[Session]:
         """A transaction that Postgres refuses to let write."""
         async with self._session("BEGIN READ ONLY", project_id) as session:
             yield session
 
-    async def scalar(self, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
-        """The first value of a statement that is a transaction by itself, in no project. It must be safe to repeat."""
+    async def scalar(self, sql: str, parameters: Mapping[str, Any]) -> Any:
+        """The first value of a statement, in psycopg's spelling, that is a transaction by itself, in no project. It must
+        be safe to repeat."""
         with _explained(), self._counted():
-            return await AsyncSession(self._engine).run_sync(_scalar, statement, parameters)
+            pooled, cursor = await self._first(sql, parameters)
+            pooled.close()
+            row = await cursor.fetchone()
+            return None if row is None else row[0]
 
     @asynccontextmanager
-    async def _session(self, begin: str, project_id: int | None) -> AsyncIterator[AsyncSession]:
+    async def _session(self, begin: str, project_id: int | None) -> AsyncIterator[Session]:
         named = "''" if project_id is None else f"'{project_id:d}'"
         with _explained(), self._counted():
-            async with AsyncSession(self._engine, expire_on_commit=False) as session:
-                await session.run_sync(_begin, f"{begin}; SET LOCAL memory.project_id = {named}")
-                session.info["project_id"] = project_id
+            pooled, _ = await self._first(f"{begin}; SET LOCAL memory.project_id = {named}")
+            connection = _driver(pooled)
+            session = Session(connection, project_id)
+            try:
                 yield session
-                await session.commit()
-                for note in session.info.get(_NOTES, ()):
-                    note()
+                await send(connection, "COMMIT")
+            except BaseException:
+                await asyncio.shield(_abandon(pooled))
+                raise
+            pooled.close()
+            for note in noted(session):
+                note()
+
+    async def _first(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> tuple[PoolProxiedConnection, AsyncCursor[Any]]:
+        """A pooled connection with the first statement done. It may be of a server that is gone; nothing has happened on
+        it yet, so another one is as good, and as many may be as old as there are."""
+        for others in range(self._pool_size, -1, -1):
+            pooled = await self._engine.raw_connection()
+            try:
+                return pooled, await send(_driver(pooled), sql, parameters)
+            except BaseException as error:
+                await asyncio.shield(_abandon(pooled))
+                if not others or not isinstance(error, DBAPIError) or not error.connection_invalidated:
+                    raise
+        raise AssertionError
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -201,29 +210,20 @@ def _close_unwanted(connecting: asyncio.Task[AsyncConnection[Any]]) -> None:
         connecting.result().pgconn.finish()
 
 
-def _choose_format(_connection: Any, cursor: Any, _statement: Any, _values: Any, context: Any, _many: bool) -> None:
-    if IN_BINARY.keys() <= context.execution_options.keys():
-        cursor._cursor.format = Format.BINARY  # SQLAlchemy has no way of its own to ask psycopg for it
+def _driver(pooled: PoolProxiedConnection) -> AsyncConnection[Any]:
+    connection = pooled.driver_connection
+    assert isinstance(connection, AsyncConnection)
+    return connection
 
 
-def _begin(session: SyncSession, statements: str) -> None:
-    _once_more_if_stale(session, lambda connection: connection.exec_driver_sql(statements))
-
-
-def _scalar(session: SyncSession, statement: TextClause, parameters: Mapping[str, Any]) -> Any:
-    with session:
-        return _once_more_if_stale(session, lambda connection: connection.scalar(statement, parameters))
-
-
-def _once_more_if_stale(session: SyncSession, first: Callable[[Connection], T]) -> T:
-    """A pooled connection may be of a server that is gone. Nothing has happened on it yet, so a new one is as good."""
-    try:
-        return first(session.connection())
-    except DBAPIError as error:
-        if not error.connection_invalidated:
-            raise
-    session.rollback()  # lets go of it, and the pool has dropped all that are as old
-    return first(session.connection())
+async def _abandon(pooled: PoolProxiedConnection) -> None:
+    """Undo what a connection was about, and give it back; or close it, where that cannot be."""
+    connection = _driver(pooled)
+    with suppress(psycopg.Error):
+        await connection.rollback()
+    if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
+        await greenlet_spawn(pooled.invalidate)
+    pooled.close()
 
 
 @contextmanager
@@ -232,15 +232,24 @@ def _explained() -> Iterator[None]:
         yield
     except PoolTimeout as error:
         raise Unavailable("All database connections are busy; try again.") from error
+    except psycopg.Error as error:  # at connecting
+        raise _explanation(wrapped(error)) from error
     except DBAPIError as error:
-        sqlstate = getattr(error.orig, "sqlstate", None) or ""
-        if error.connection_invalidated or _is_connection_error(error, sqlstate):
-            raise Unavailable("The database cannot be reached at the moment; try again.") from error
-        if sqlstate in _CROWDED:
-            raise Unavailable("Too many requests wait for the same thread; try again.") from error
-        if sqlstate in _NOT_TEXT:
-            raise InvalidInput("The request contains text that cannot be stored; send valid Unicode.") from error
-        raise
+        if (explanation := _explanation(error)) is error:
+            raise
+        raise explanation from error
+
+
+def _explanation(error: DBAPIError) -> Exception:
+    """What a client is told of an error, or the error itself where it was no fault of the client or the surroundings."""
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    if error.connection_invalidated or _is_connection_error(error, sqlstate):
+        return Unavailable("The database cannot be reached at the moment; try again.")
+    if sqlstate in _CROWDED:
+        return Unavailable("Too many requests wait for the same thread; try again.")
+    if sqlstate in _NOT_TEXT:
+        return InvalidInput("The request contains text that cannot be stored; send valid Unicode.")
+    return error
 
 
 def _is_connection_error(error: DBAPIError, sqlstate: str) -> bool:

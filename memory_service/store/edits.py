@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import insert, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Tail
-from memory_service.store import tables, vectors
+from memory_service.store import vectors
+from memory_service.store.db import Session
 from memory_service.store.idempotency import erase_message
-from memory_service.store.messages import MESSAGE_COLUMNS, MessageRecord, NewMessage, explain_conflict
+from memory_service.store.messages import MESSAGE_COLUMNS, MessageRecord, NewMessage, add_tool_uses, explain_conflict
 from memory_service.store.threads import ThreadRecord
 
 
 async def replace(
-    session: AsyncSession,
+    session: Session,
     thread: ThreadRecord,
     message: MessageRecord,
     new: NewMessage,
@@ -44,16 +44,16 @@ async def replace(
         await session.execute(text("DELETE FROM tool_uses WHERE thread_pk = :thread_pk AND seq = :seq"), place)
         if entry:
             await session.execute(
-                insert(tables.MessageTerms.__table__),  # type: ignore[attr-defined]
+                text(
+                    "INSERT INTO message_terms (thread_pk, project_id, seq, terms)"
+                    " VALUES (:thread_pk, :project_id, :seq, :terms)"
+                ),
                 {**place, "project_id": session.info["project_id"], "terms": entry},
             )
         await vectors.renew(session, thread.pk, message.seq, new.vectors)
         try:
-            for id_ in new.tool_use_ids:
-                await session.execute(
-                    insert(tables.ToolUse.__table__),  # type: ignore[attr-defined]
-                    {**place, "project_id": session.info["project_id"], "tool_use_id": id_},
-                )
+            if new.tool_use_ids:
+                await add_tool_uses(session, [(thread.pk, message.seq, id_) for id_ in new.tool_use_ids])
         except IntegrityError as error:
             raise explain_conflict(error) from error
     updated = await session.execute(
@@ -77,7 +77,7 @@ async def replace(
     return MessageRecord(*updated.one())
 
 
-async def bury(session: AsyncSession, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
+async def bury(session: Session, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
     """Delete a message: a tombstone keeps its seq, and nothing keeps its text."""
     place = {"thread_pk": thread.pk, "seq": message.seq}
     await erase_message(session, thread.id, message.id)
@@ -98,7 +98,7 @@ async def bury(session: AsyncSession, thread: ThreadRecord, message: MessageReco
     )
 
 
-async def set_tail(session: AsyncSession, thread_pk: int, tail: Tail, *, deleted: int) -> None:
+async def set_tail(session: Session, thread_pk: int, tail: Tail, *, deleted: int) -> None:
     """What an edit or a deletion leaves of the thread's end."""
     await session.execute(
         text(

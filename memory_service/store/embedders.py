@@ -7,10 +7,9 @@ from datetime import datetime
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.errors import DatabaseNotReady
-from memory_service.store.db import connection_options, sqlalchemy_url, why_unusable
+from memory_service.store.db import Session, connection_options, sqlalchemy_url, why_unusable
 
 _EMBEDDER = "pk, name, spec, dimensions, status, created_at, 'halfvec'::regtype::oid::bigint AS element_oid"
 
@@ -35,7 +34,7 @@ class EmbedderRecord:
         return f"vectors_{self.pk:d}"
 
 
-async def list_embedders(session: AsyncSession) -> list[EmbedderRecord]:
+async def list_embedders(session: Session) -> list[EmbedderRecord]:
     """All, oldest first."""
     rows = await session.execute(text(f"SELECT {_EMBEDDER} FROM embedders ORDER BY pk"))
     return [EmbedderRecord(*row) for row in rows]
@@ -72,23 +71,23 @@ def add_building(url: str, *, name: str, spec: str, dimensions: int, now: dateti
     return int(pk)
 
 
-async def give_up_building(session: AsyncSession, now: datetime) -> None:
+async def give_up_building(session: Session, now: datetime) -> None:
     await session.execute(_GIVE_UP_BUILDING, {"now": now})
 
 
-async def transaction_number(session: AsyncSession) -> int:
+async def transaction_number(session: Session) -> int:
     """A number that every transaction begun later exceeds."""
     return int(await session.scalar(text("SELECT pg_current_xact_id()::text::bigint")))
 
 
-async def older_transactions_run(session: AsyncSession, number: int) -> bool:
+async def older_transactions_run(session: Session, number: int) -> bool:
     """Whether a transaction with a number up to this one has not ended yet."""
     oldest = await session.scalar(text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
     return int(oldest) <= number
 
 
 async def enqueue_after(
-    session: AsyncSession, embedder: EmbedderRecord, place: tuple[int, int], limit: int
+    session: Session, embedder: EmbedderRecord, place: tuple[int, int], limit: int
 ) -> tuple[int, int] | None:
     """Queue messages that have no vector, the next `limit` after a (thread_pk, seq); the last of them, None at the end.
 
@@ -122,7 +121,7 @@ async def enqueue_after(
     return found[-1]
 
 
-async def activate(session: AsyncSession, pk: int, now: datetime) -> bool:
+async def activate(session: Session, pk: int, now: datetime) -> bool:
     """Let searches use the embedder that was built; the one before is retired. False when it is not being built."""
     found = await session.scalar(
         text("SELECT pk FROM embedders WHERE pk = :pk AND status = 'building' FOR UPDATE"), {"pk": pk}
@@ -136,7 +135,7 @@ async def activate(session: AsyncSession, pk: int, now: datetime) -> bool:
     return True
 
 
-async def empty_retired(session: AsyncSession, before: datetime) -> list[str]:
+async def empty_retired(session: Session, before: datetime) -> list[str]:
     """Delete the vectors of embedders that were retired before a time, when no service uses them any more.
 
     Returns the names of those that had any. For the worker's role.

@@ -11,9 +11,9 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.store import vectors as vector_store
+from memory_service.store.db import Session
 from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.vectors import PlacedVectors, Vectors
 
@@ -30,7 +30,7 @@ class PendingMessage:
 
 
 async def claim(
-    session: AsyncSession, embedder_pk: int, claim: UUID, now: datetime, until: datetime, limit: int
+    session: Session, embedder_pk: int, claim: UUID, now: datetime, until: datetime, limit: int
 ) -> list[PendingMessage]:
     """Take up to `limit` messages whose time has come, and that nobody else is taking."""
     rows = await session.execute(
@@ -51,7 +51,7 @@ async def claim(
 
 
 async def finish(
-    session: AsyncSession,
+    session: Session,
     embedder: EmbedderRecord,
     claim: UUID,
     messages: Sequence[PendingMessage],
@@ -81,7 +81,7 @@ async def finish(
 
 
 async def release(
-    session: AsyncSession, claim: UUID, messages: Sequence[PendingMessage], not_before: Sequence[datetime], error: str
+    session: Session, claim: UUID, messages: Sequence[PendingMessage], not_before: Sequence[datetime], error: str
 ) -> None:
     """Give claimed messages back, each to be tried again from its time on."""
     await session.execute(
@@ -101,7 +101,7 @@ async def release(
     )
 
 
-async def count_pending(session: AsyncSession, thread_pks: Sequence[int]) -> dict[int, int]:
+async def count_pending(session: Session, thread_pks: Sequence[int]) -> dict[int, int]:
     """How many messages of each thread wait for a vector of the active embedder; threads with none are left out."""
     rows = await session.execute(
         text(
@@ -113,7 +113,7 @@ async def count_pending(session: AsyncSession, thread_pks: Sequence[int]) -> dic
     return {row[0]: row[1] for row in rows}
 
 
-async def count_all_pending(session: AsyncSession) -> int:
+async def count_all_pending(session: Session) -> int:
     """Of all embedders and projects; for a transaction of the worker's."""
     return int(await session.scalar(text("SELECT count(*) FROM pending_embeddings")) or 0)
 
@@ -128,7 +128,7 @@ class QueueState:
     now: datetime
 
 
-async def queue_state(session: AsyncSession, embedder_pk: int) -> QueueState:
+async def queue_state(session: Session, embedder_pk: int) -> QueueState:
     row = await session.execute(
         text(
             "SELECT count(*), min(enqueued_at), max(last_error), clock_timestamp() FROM pending_embeddings"

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.core.canonical import dumps
 from memory_service.errors import Conflict, IdempotencyConflict, IdempotencyInProgress
+from memory_service.store.db import Session
 
 KEPT = timedelta(hours=24)
 
@@ -36,7 +36,7 @@ class Answer:
     body: str
 
 
-async def claim(session: AsyncSession, call: IdempotentCall, now: datetime) -> Answer | None:
+async def claim(session: Session, call: IdempotentCall, now: datetime) -> Answer | None:
     """The answer given before, or None if the call is this transaction's to make.
 
     Raises IdempotencyConflict when the key came with another body, IdempotencyInProgress while another transaction holds
@@ -51,7 +51,7 @@ async def claim(session: AsyncSession, call: IdempotentCall, now: datetime) -> A
     return await find(session, call, now)
 
 
-async def find(session: AsyncSession, call: IdempotentCall, now: datetime) -> Answer | None:
+async def find(session: Session, call: IdempotentCall, now: datetime) -> Answer | None:
     """The answer given before.
 
     Raises IdempotencyConflict when the key came with another body, Conflict when the answer was erased.
@@ -84,7 +84,7 @@ async def find(session: AsyncSession, call: IdempotentCall, now: datetime) -> An
     return Answer(row.status, row.answer)
 
 
-async def erase_answers(session: AsyncSession, object_id: str) -> None:
+async def erase_answers(session: Session, object_id: str) -> None:
     """Erase the answers that show this object. The keys stay, so that no retry brings back what was deleted."""
     await session.execute(
         text("UPDATE idempotency_records SET answer = '' WHERE project_id = :project_id AND object_id = :object_id"),
@@ -92,7 +92,7 @@ async def erase_answers(session: AsyncSession, object_id: str) -> None:
     )
 
 
-async def erase_message(session: AsyncSession, thread_id: str, message_id: str) -> None:
+async def erase_message(session: Session, thread_id: str, message_id: str) -> None:
     """The same for a message, which stands somewhere in answers of its thread."""
     await session.execute(
         text(
@@ -107,7 +107,7 @@ async def erase_message(session: AsyncSession, thread_id: str, message_id: str) 
     )
 
 
-async def forget_threads(session: AsyncSession, thread_ids: Sequence[str]) -> None:
+async def forget_threads(session: Session, thread_ids: Sequence[str]) -> None:
     """Delete what was answered to calls of threads, and erase the answers that show the threads themselves."""
     values = {"project_id": session.info["project_id"], "ids": list(thread_ids)}
     for statement in (
@@ -117,7 +117,7 @@ async def forget_threads(session: AsyncSession, thread_ids: Sequence[str]) -> No
         await session.execute(text(statement), values)
 
 
-async def record(session: AsyncSession, call: IdempotentCall, answer: Answer, now: datetime) -> None:
+async def record(session: Session, call: IdempotentCall, answer: Answer, now: datetime) -> None:
     await session.execute(
         text(
             "INSERT INTO idempotency_records (project_id, method, path, key, body_hash, status, answer, created_at)"
@@ -139,7 +139,7 @@ async def record(session: AsyncSession, call: IdempotentCall, answer: Answer, no
     )
 
 
-async def delete_expired(session: AsyncSession, now: datetime, limit: int = 1_000) -> int:
+async def delete_expired(session: Session, now: datetime, limit: int = 1_000) -> int:
     """Delete records that no retry can meet any more; for a transaction of the worker's."""
     deleted = await session.execute(
         text(

@@ -8,17 +8,15 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import insert, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import TextClause
 
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Block, Tail, tool_use_ids
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage, NotFound
-from memory_service.store import tables
-from memory_service.store.db import InBinary
+from memory_service.store.db import InBinary, Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
 from memory_service.store.vectors import ENQUEUE, INSERT_ROWS, MessageVectors, table_of, vector_rows
 
@@ -147,7 +145,7 @@ class MessageRecord:
         return self.latin_tokens + self.other_tokens + self.image_tokens + self.thinking_tokens
 
 
-async def append(session: AsyncSession, additions: Sequence[Addition], *, enqueue: bool = True) -> list[MessageRecord]:
+async def append(session: Session, additions: Sequence[Addition], *, enqueue: bool = True) -> list[MessageRecord]:
     """Append to threads whose rows this transaction holds.
 
     Without `enqueue` the caller sees to the vectors that do not come with the messages. Raises InvalidMessage when a
@@ -159,7 +157,7 @@ async def append(session: AsyncSession, additions: Sequence[Addition], *, enqueu
     columns |= {name: InBinary(columns[name]) for name in ("id", "content")}
     columns["metadata"] = [metadata and dumps(metadata) for metadata in columns["metadata"]]
     uses = [
-        {"thread_pk": addition.thread_pk, "seq": seq, "project_id": project_id, "tool_use_id": id_}
+        (addition.thread_pk, seq, id_)
         for addition in additions
         for seq, message, _ in addition.placed
         for id_ in message.tool_use_ids
@@ -186,11 +184,28 @@ async def append(session: AsyncSession, additions: Sequence[Addition], *, enqueu
             },
         )
         if uses:
-            await session.execute(insert(tables.ToolUse.__table__), uses)  # type: ignore[attr-defined]
+            await add_tool_uses(session, uses)
     except IntegrityError as error:
         raise explain_conflict(error) from error
     fields = MessageRecord.__slots__
     return [MessageRecord(**{name: row.get(name, 1) for name in fields}) for row in rows]
+
+
+async def add_tool_uses(session: Session, uses: Sequence[tuple[int, int, str]]) -> None:
+    """Note ids of tool calls with their (thread_pk, seq)."""
+    thread_pks, seqs, ids = zip(*uses, strict=True)
+    await session.execute(
+        text(
+            "INSERT INTO tool_uses (project_id, thread_pk, seq, tool_use_id) SELECT :project_id, * FROM"
+            " unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[]), CAST(:ids AS text[]))"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "thread_pks": list(thread_pks),
+            "seqs": list(seqs),
+            "ids": InBinary(ids),
+        },
+    )
 
 
 def _row(thread_pk: int, seq: int, message: NewMessage) -> dict[str, Any]:
@@ -225,7 +240,7 @@ def explain_conflict(error: IntegrityError) -> Exception:
     return error
 
 
-async def get_message(session: AsyncSession, thread_pk: int, id: str) -> MessageRecord:
+async def get_message(session: Session, thread_pk: int, id: str) -> MessageRecord:
     """Raises NotFound, for a deleted message too."""
     found = await session.execute(
         text(
@@ -240,7 +255,7 @@ async def get_message(session: AsyncSession, thread_pk: int, id: str) -> Message
     return MessageRecord(**row._mapping)
 
 
-async def list_messages(session: AsyncSession, thread_pk: int, query: PageQuery) -> Page[MessageRecord]:
+async def list_messages(session: Session, thread_pk: int, query: PageQuery) -> Page[MessageRecord]:
     rows, has_more = await fetch_page(
         session,
         query,
@@ -255,7 +270,7 @@ async def list_messages(session: AsyncSession, thread_pk: int, query: PageQuery)
 
 
 async def range_of(
-    session: AsyncSession,
+    session: Session,
     thread_pk: int,
     *,
     first_seq: int = 1,
@@ -276,7 +291,7 @@ async def range_of(
     return found[::-1] if limit is not None else found
 
 
-async def with_seqs(session: AsyncSession, thread_pks: Sequence[int], seqs: Sequence[int]) -> list[MessageRecord]:
+async def with_seqs(session: Session, thread_pks: Sequence[int], seqs: Sequence[int]) -> list[MessageRecord]:
     """The messages at (thread_pks[i], seqs[i]), in no particular order."""
     rows = await session.execute(
         text(
@@ -289,7 +304,7 @@ async def with_seqs(session: AsyncSession, thread_pks: Sequence[int], seqs: Sequ
     return [MessageRecord(*row) for row in rows]
 
 
-async def revisions_at(session: AsyncSession, thread_pk: int, version: int) -> dict[int, str]:
+async def revisions_at(session: Session, thread_pk: int, version: int) -> dict[int, str]:
     """For messages edited after thread version `version`: seq → what they said at that version."""
     rows = await session.execute(
         text(
@@ -301,7 +316,7 @@ async def revisions_at(session: AsyncSession, thread_pk: int, version: int) -> d
     return {row.seq: row.content for row in rows}
 
 
-async def taken_ids(session: AsyncSession, ids: Sequence[str]) -> set[str]:
+async def taken_ids(session: Session, ids: Sequence[str]) -> set[str]:
     """Which of these message ids exist in the project, deleted ones included."""
     rows = await session.execute(
         text("SELECT id FROM messages WHERE project_id = :project_id AND id = ANY (:ids)"),
@@ -311,7 +326,7 @@ async def taken_ids(session: AsyncSession, ids: Sequence[str]) -> set[str]:
 
 
 async def held_at(
-    session: AsyncSession, thread_pks: Sequence[int], seqs: Sequence[int]
+    session: Session, thread_pks: Sequence[int], seqs: Sequence[int]
 ) -> dict[tuple[int, int], tuple[str, str | None]]:
     """(thread_pks[i], seqs[i]) → id and content of the message that is there; a deleted one has no content."""
     rows = await session.execute(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.errors import InvalidInput
+from memory_service.store.db import Session
 
 T = TypeVar("T")
 Order = Literal["asc", "desc"]
@@ -36,7 +36,7 @@ class Page(Generic[T]):
 
 
 async def fetch_page(
-    session: AsyncSession,
+    session: Session,
     query: PageQuery,
     *,
     columns: str,

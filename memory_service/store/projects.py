@@ -7,10 +7,9 @@ from datetime import datetime
 from hashlib import sha256
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.errors import NotFound
-from memory_service.store.db import Database
+from memory_service.store.db import Database, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def hash_key(key: str) -> bytes:
 
 async def authenticate(db: Database, key: str) -> AuthenticatedKey | None:
     """None for a key that is unknown or revoked. One round trip."""
-    found = await db.scalar(text("SELECT find_key(:hash)"), {"hash": hash_key(key)})
+    found = await db.scalar("SELECT find_key(%(hash)s)", {"hash": hash_key(key)})
     if found is None:
         return None
     id_, project_id, requests_per_minute, max_body_bytes = found
@@ -54,7 +53,7 @@ async def authenticate(db: Database, key: str) -> AuthenticatedKey | None:
     )
 
 
-async def ensure_project(session: AsyncSession, name: str, now: datetime) -> int:
+async def ensure_project(session: Session, name: str, now: datetime) -> int:
     await session.execute(
         text("INSERT INTO projects (name, created_at) VALUES (:name, :now) ON CONFLICT (name) DO NOTHING"),
         {"name": name, "now": now},
@@ -64,7 +63,7 @@ async def ensure_project(session: AsyncSession, name: str, now: datetime) -> int
     return int(pk)
 
 
-async def get_project(session: AsyncSession, name: str) -> int:
+async def get_project(session: Session, name: str) -> int:
     """Raises NotFound."""
     pk = await session.scalar(text("SELECT pk FROM projects WHERE name = :name"), {"name": name})
     if pk is None:
@@ -73,7 +72,7 @@ async def get_project(session: AsyncSession, name: str) -> int:
 
 
 async def add_key(
-    session: AsyncSession,
+    session: Session,
     *,
     project_id: int,
     id: str,
@@ -101,19 +100,20 @@ async def add_key(
     )
 
 
-async def list_keys(session: AsyncSession, project: str | None) -> list[ApiKeyRecord]:
+async def list_keys(session: Session, project: str | None) -> list[ApiKeyRecord]:
     rows = await session.execute(
         text(
             "SELECT k.id, p.name, k.name, k.hint, k.created_at, k.revoked_at, k.requests_per_minute,"
             " k.max_body_bytes FROM api_keys k"
             " JOIN projects p ON p.pk = k.project_id WHERE CAST(:project AS text) IS NULL OR p.name = :project"
             " ORDER BY k.created_at, k.id"
-        ).bindparams(project=project),
+        ),
+        {"project": project},
     )
     return [ApiKeyRecord(*row) for row in rows]
 
 
-async def revoke_key(session: AsyncSession, id: str, now: datetime) -> None:
+async def revoke_key(session: Session, id: str, now: datetime) -> None:
     """Raises NotFound for an id that is no key's."""
     revoked = await session.execute(
         text("UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id RETURNING id"),
@@ -123,7 +123,7 @@ async def revoke_key(session: AsyncSession, id: str, now: datetime) -> None:
         raise NotFound(f"There is no API key with id {id!r}; `memory-service keys list` shows all.")
 
 
-async def key_exists(session: AsyncSession, key: str) -> bool:
+async def key_exists(session: Session, key: str) -> bool:
     return bool(
         await session.scalar(
             text("SELECT EXISTS (SELECT FROM api_keys WHERE hash = :hash AND revoked_at IS NULL)"),

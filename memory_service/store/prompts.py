@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.tokens import TokenEstimate
 from memory_service.errors import NotFound
+from memory_service.store.db import Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
 
 _PROMPT = (
@@ -50,7 +50,7 @@ class PromptRecord:
     sent_at: datetime | None
 
 
-async def get_lane(session: AsyncSession, thread_pk: int, key: str) -> Lane | None:
+async def get_lane(session: Session, thread_pk: int, key: str) -> Lane | None:
     state = await session.scalar(
         text("SELECT state FROM lanes WHERE thread_pk = :thread_pk AND key = :key"),
         {"thread_pk": thread_pk, "key": key},
@@ -58,7 +58,7 @@ async def get_lane(session: AsyncSession, thread_pk: int, key: str) -> Lane | No
     return None if state is None else Lane.from_json(json.loads(state))
 
 
-async def get_lanes(session: AsyncSession, thread_pk: int) -> dict[str, Lane]:
+async def get_lanes(session: Session, thread_pk: int) -> dict[str, Lane]:
     """All lanes of a thread by their keys, newest first."""
     rows = await session.execute(
         text("SELECT key, state FROM lanes WHERE thread_pk = :thread_pk ORDER BY updated_at DESC, key"),
@@ -67,7 +67,7 @@ async def get_lanes(session: AsyncSession, thread_pk: int) -> dict[str, Lane]:
     return {row.key: Lane.from_json(json.loads(row.state)) for row in rows}
 
 
-async def save_lane(session: AsyncSession, thread_pk: int, key: str, lane: Lane, now: datetime) -> None:
+async def save_lane(session: Session, thread_pk: int, key: str, lane: Lane, now: datetime) -> None:
     """Store a lane; a thread keeps its newest MAX_LANES."""
     await session.execute(
         text(
@@ -89,7 +89,7 @@ async def save_lane(session: AsyncSession, thread_pk: int, key: str, lane: Lane,
     )
 
 
-async def mark_edited(session: AsyncSession, thread_pk: int, seq: int, *, deleted: bool) -> None:
+async def mark_edited(session: Session, thread_pk: int, seq: int, *, deleted: bool) -> None:
     """Tell every lane of a thread that message `seq` changed, or is gone."""
     rows = await session.execute(
         text("SELECT key, state FROM lanes WHERE thread_pk = :thread_pk"), {"thread_pk": thread_pk}
@@ -105,7 +105,7 @@ async def mark_edited(session: AsyncSession, thread_pk: int, seq: int, *, delete
         )
 
 
-async def get_stable_text(session: AsyncSession, thread_pk: int, digest: str) -> str:
+async def get_stable_text(session: Session, thread_pk: int, digest: str) -> str:
     content = await session.scalar(
         text("SELECT content FROM stable_texts WHERE thread_pk = :thread_pk AND digest = :digest"),
         {"thread_pk": thread_pk, "digest": digest},
@@ -115,7 +115,7 @@ async def get_stable_text(session: AsyncSession, thread_pk: int, digest: str) ->
 
 
 async def add_prompt(
-    session: AsyncSession,
+    session: Session,
     *,
     id: str,
     thread_pk: int,
@@ -154,7 +154,7 @@ async def add_prompt(
     )
 
 
-async def shared_sent_at(session: AsyncSession, shared_digest: str) -> datetime | None:
+async def shared_sent_at(session: Session, shared_digest: str) -> datetime | None:
     """When a prompt with this shared part was last sent by any thread of the project."""
     sent_at: datetime | None = await session.scalar(
         text(
@@ -166,7 +166,7 @@ async def shared_sent_at(session: AsyncSession, shared_digest: str) -> datetime 
     return sent_at
 
 
-async def get_prompt(session: AsyncSession, thread_pk: int, id: str) -> PromptRecord:
+async def get_prompt(session: Session, thread_pk: int, id: str) -> PromptRecord:
     """Raises NotFound."""
     found = await session.execute(
         text(f"SELECT {_PROMPT} FROM prompts WHERE project_id = :project_id AND id = :id AND thread_pk = :thread_pk"),
@@ -178,7 +178,7 @@ async def get_prompt(session: AsyncSession, thread_pk: int, id: str) -> PromptRe
     return PromptRecord(*row)
 
 
-async def volatile_of(session: AsyncSession, thread_pk: int, ids: Sequence[str]) -> dict[str, str]:
+async def volatile_of(session: Session, thread_pk: int, ids: Sequence[str]) -> dict[str, str]:
     """The volatile texts (JSON) of some prompts, by id; those that were deleted are not among them."""
     if not ids:
         return {}
@@ -192,7 +192,7 @@ async def volatile_of(session: AsyncSession, thread_pk: int, ids: Sequence[str])
     return {row.id: row.volatile for row in rows}
 
 
-async def list_prompts(session: AsyncSession, thread_pk: int, query: PageQuery) -> Page[PromptRecord]:
+async def list_prompts(session: Session, thread_pk: int, query: PageQuery) -> Page[PromptRecord]:
     rows, has_more = await fetch_page(
         session,
         query,
@@ -205,7 +205,7 @@ async def list_prompts(session: AsyncSession, thread_pk: int, query: PageQuery) 
     return Page(tuple(PromptRecord(*row) for row in rows), has_more)
 
 
-async def prompts_after(session: AsyncSession, thread_pk: int, pk: int, limit: int) -> list[PromptRecord]:
+async def prompts_after(session: Session, thread_pk: int, pk: int, limit: int) -> list[PromptRecord]:
     """The oldest prompts of a thread behind one."""
     rows = await session.execute(
         text(f"SELECT {_PROMPT} FROM prompts WHERE thread_pk = :thread_pk AND pk > :pk ORDER BY pk LIMIT :limit"),
@@ -214,9 +214,7 @@ async def prompts_after(session: AsyncSession, thread_pk: int, pk: int, limit: i
     return [PromptRecord(*row) for row in rows]
 
 
-async def mark_sent(
-    session: AsyncSession, prompt: PromptRecord, usage: str, reply_seq: int | None, now: datetime
-) -> None:
+async def mark_sent(session: Session, prompt: PromptRecord, usage: str, reply_seq: int | None, now: datetime) -> None:
     """Note that a prompt reached the provider; older ones of its lane that did not are abandoned."""
     await session.execute(
         text(
@@ -233,13 +231,13 @@ async def mark_sent(
     )
 
 
-async def set_reply(session: AsyncSession, prompt: PromptRecord, reply_seq: int) -> None:
+async def set_reply(session: Session, prompt: PromptRecord, reply_seq: int) -> None:
     await session.execute(
         text("UPDATE prompts SET reply_seq = :reply_seq WHERE pk = :pk"), {"pk": prompt.pk, "reply_seq": reply_seq}
     )
 
 
-async def get_estimate(session: AsyncSession, provider: str, model: str, *, lock: bool = False) -> TokenEstimate | None:
+async def get_estimate(session: Session, provider: str, model: str, *, lock: bool = False) -> TokenEstimate | None:
     state = await session.scalar(
         text(
             "SELECT state FROM token_estimates WHERE project_id = :project_id AND provider = :provider AND model = :model"
@@ -250,9 +248,7 @@ async def get_estimate(session: AsyncSession, provider: str, model: str, *, lock
     return None if state is None else TokenEstimate.from_json(json.loads(state))
 
 
-async def save_estimate(
-    session: AsyncSession, provider: str, model: str, estimate: TokenEstimate, now: datetime
-) -> None:
+async def save_estimate(session: Session, provider: str, model: str, estimate: TokenEstimate, now: datetime) -> None:
     await session.execute(
         text(
             "INSERT INTO token_estimates (project_id, provider, model, state, updated_at)"
@@ -270,7 +266,7 @@ async def save_estimate(
     )
 
 
-async def list_estimates(session: AsyncSession) -> list[EstimateRecord]:
+async def list_estimates(session: Session) -> list[EstimateRecord]:
     """What a project learnt, by provider and model."""
     rows = await session.execute(
         text(
@@ -285,7 +281,7 @@ async def list_estimates(session: AsyncSession) -> list[EstimateRecord]:
     ]
 
 
-async def delete_estimate(session: AsyncSession, provider: str, model: str) -> None:
+async def delete_estimate(session: Session, provider: str, model: str) -> None:
     """Raises NotFound."""
     deleted = await session.scalar(
         text(

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from memory_service.store.db import IN_BINARY
+from memory_service.store.db import IN_BINARY, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class ThreadIndex:
     index: bytes
 
 
-async def thread_index(session: AsyncSession, thread_pk: int, before_seq: int | None = None) -> bytes:
+async def thread_index(session: Session, thread_pk: int, before_seq: int | None = None) -> bytes:
     """The index of a thread, or of its part before a seq; empty when there is nothing."""
     index = await session.scalar(
         text(
@@ -33,7 +32,7 @@ async def thread_index(session: AsyncSession, thread_pk: int, before_seq: int | 
     return bytes(index) if index is not None else b""
 
 
-async def copy_index(session: AsyncSession, source_pk: int, target_pk: int, last_seq: int) -> None:
+async def copy_index(session: Session, source_pk: int, target_pk: int, last_seq: int) -> None:
     """Give a fork the index of its source up to a seq."""
     await session.execute(
         text(
@@ -44,7 +43,7 @@ async def copy_index(session: AsyncSession, source_pk: int, target_pk: int, last
     )
 
 
-async def user_indexes(session: AsyncSession, user_id: str) -> Sequence[ThreadIndex]:
+async def user_indexes(session: Session, user_id: str) -> Sequence[ThreadIndex]:
     rows = await session.execute(
         text(
             "SELECT t.pk, t.id, string_agg(m.terms, NULL ORDER BY m.seq) AS entries FROM threads t"

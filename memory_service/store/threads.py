@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Tail
 from memory_service.errors import Conflict, NotFound
+from memory_service.store.db import Session
 from memory_service.store.idempotency import erase_answers, forget_threads
 from memory_service.store.pages import Page, PageQuery, fetch_page
 
@@ -90,7 +90,7 @@ def _thread(row: Any) -> ThreadRecord:
 
 
 async def create_thread(
-    session: AsyncSession, *, id: str, now: datetime, metadata: Mapping[str, str], fields: Mapping[str, Any]
+    session: Session, *, id: str, now: datetime, metadata: Mapping[str, str], fields: Mapping[str, Any]
 ) -> ThreadRecord:
     """Raises Conflict when the id is taken."""
     created = await create_threads(session, [NewThread(id, now, metadata, fields)])
@@ -99,7 +99,7 @@ async def create_thread(
     return created[0]
 
 
-async def create_threads(session: AsyncSession, threads: Sequence[NewThread]) -> list[ThreadRecord]:
+async def create_threads(session: Session, threads: Sequence[NewThread]) -> list[ThreadRecord]:
     """In the given order, those whose ids were free."""
     assert all(thread.fields.keys() <= THREAD_FIELDS for thread in threads)
     created = await session.execute(
@@ -115,7 +115,7 @@ async def create_threads(session: AsyncSession, threads: Sequence[NewThread]) ->
     return [_thread(row) for row in created]
 
 
-async def lock_threads(session: AsyncSession, ids: Sequence[str]) -> dict[str, ThreadRecord]:
+async def lock_threads(session: Session, ids: Sequence[str]) -> dict[str, ThreadRecord]:
     """By id, those that exist; their rows are held until the transaction ends."""
     found = await session.execute(
         text(
@@ -126,7 +126,7 @@ async def lock_threads(session: AsyncSession, ids: Sequence[str]) -> dict[str, T
     return {row.id: _thread(row) for row in found}
 
 
-async def get_thread(session: AsyncSession, id: str, *, lock: bool = False) -> ThreadRecord:
+async def get_thread(session: Session, id: str, *, lock: bool = False) -> ThreadRecord:
     """`lock` holds the thread's row until the transaction ends, which puts all its writers in a line.
 
     Raises NotFound.
@@ -145,7 +145,7 @@ async def get_thread(session: AsyncSession, id: str, *, lock: bool = False) -> T
 
 
 async def list_threads(
-    session: AsyncSession, query: PageQuery, *, user_id: str | None, metadata: Mapping[str, str]
+    session: Session, query: PageQuery, *, user_id: str | None, metadata: Mapping[str, str]
 ) -> Page[ThreadRecord]:
     where = "project_id = :project_id"
     parameters: dict[str, Any] = {"project_id": session.info["project_id"]}
@@ -168,7 +168,7 @@ async def list_threads(
 
 
 async def threads_after(
-    session: AsyncSession, last: ThreadRecord | None, *, user_id: str | None, limit: int
+    session: Session, last: ThreadRecord | None, *, user_id: str | None, limit: int
 ) -> list[ThreadRecord]:
     """The oldest threads behind `last`, which need not exist any more."""
     where = "project_id = :project_id" + (" AND user_id = :user_id" if user_id is not None else "")
@@ -176,14 +176,14 @@ async def threads_after(
     return [_thread(row) for row in rows]
 
 
-async def assistants_after(session: AsyncSession, last: AssistantRecord | None, *, limit: int) -> list[AssistantRecord]:
+async def assistants_after(session: Session, last: AssistantRecord | None, *, limit: int) -> list[AssistantRecord]:
     """As `threads_after`."""
     rows = await _after(session, "assistants", _ASSISTANT, "project_id = :project_id", last, {"limit": limit})
     return [AssistantRecord(**row._mapping) for row in rows]
 
 
 async def _after(
-    session: AsyncSession,
+    session: Session,
     table: str,
     columns: str,
     where: str,
@@ -200,7 +200,7 @@ async def _after(
     return found.all()
 
 
-async def count_messages(session: AsyncSession, user_id: str | None) -> int:
+async def count_messages(session: Session, user_id: str | None) -> int:
     """In all threads, or all of a user's."""
     where = "project_id = :project_id" + (" AND user_id = :user_id" if user_id is not None else "")
     count = await session.scalar(
@@ -211,7 +211,7 @@ async def count_messages(session: AsyncSession, user_id: str | None) -> int:
 
 
 async def update_thread(
-    session: AsyncSession, pk: int, *, fields: Mapping[str, Any], metadata: Mapping[str, str | None]
+    session: Session, pk: int, *, fields: Mapping[str, Any], metadata: Mapping[str, str | None]
 ) -> ThreadRecord:
     """Set `fields`; merge `metadata`, where None removes a key."""
     assert fields.keys() <= THREAD_FIELDS
@@ -229,14 +229,14 @@ async def update_thread(
     return _thread(updated.one())
 
 
-async def delete_thread(session: AsyncSession, id: str) -> None:
+async def delete_thread(session: Session, id: str) -> None:
     """Delete a thread and all that belongs to it. Raises NotFound."""
     thread = await get_thread(session, id, lock=True)
     await forget_threads(session, [thread.id])
     await session.execute(text("DELETE FROM threads WHERE pk = :pk"), {"pk": thread.pk})
 
 
-async def bump_version(session: AsyncSession, pk: int) -> int:
+async def bump_version(session: Session, pk: int) -> int:
     version = await session.scalar(
         text("UPDATE threads SET version = version + 1 WHERE pk = :pk RETURNING version"), {"pk": pk}
     )
@@ -244,7 +244,7 @@ async def bump_version(session: AsyncSession, pk: int) -> int:
 
 
 async def create_assistant(
-    session: AsyncSession, *, id: str, now: datetime, metadata: Mapping[str, str], fields: Mapping[str, Any]
+    session: Session, *, id: str, now: datetime, metadata: Mapping[str, str], fields: Mapping[str, Any]
 ) -> AssistantRecord:
     """Raises Conflict when the id is taken."""
     assert fields.keys() <= ASSISTANT_FIELDS
@@ -270,7 +270,7 @@ async def create_assistant(
 
 
 async def get_assistant(
-    session: AsyncSession, id: str, *, lock: Literal["FOR KEY SHARE", "FOR UPDATE"] | None = None
+    session: Session, id: str, *, lock: Literal["FOR KEY SHARE", "FOR UPDATE"] | None = None
 ) -> AssistantRecord:
     """FOR KEY SHARE keeps the assistant from being deleted until the transaction ends. Raises NotFound."""
     found = await session.execute(
@@ -283,7 +283,7 @@ async def get_assistant(
     return AssistantRecord(**row._mapping)
 
 
-async def list_assistants(session: AsyncSession, query: PageQuery) -> Page[AssistantRecord]:
+async def list_assistants(session: Session, query: PageQuery) -> Page[AssistantRecord]:
     rows, has_more = await fetch_page(
         session,
         query,
@@ -297,7 +297,7 @@ async def list_assistants(session: AsyncSession, query: PageQuery) -> Page[Assis
 
 
 async def update_assistant(
-    session: AsyncSession, id: str, *, fields: Mapping[str, Any], metadata: Mapping[str, str | None]
+    session: Session, id: str, *, fields: Mapping[str, Any], metadata: Mapping[str, str | None]
 ) -> AssistantRecord:
     """As `update_thread`. Raises NotFound."""
     assert fields.keys() <= ASSISTANT_FIELDS
@@ -321,7 +321,7 @@ async def update_assistant(
     return AssistantRecord(**row._mapping)
 
 
-async def delete_assistant(session: AsyncSession, id: str) -> None:
+async def delete_assistant(session: Session, id: str) -> None:
     """Raises NotFound, and Conflict while threads use the assistant."""
     await get_assistant(session, id, lock="FOR UPDATE")
     used = await session.scalar(

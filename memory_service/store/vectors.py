@@ -15,9 +15,8 @@ import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from memory_service.store.db import IN_BINARY
+from memory_service.store.db import IN_BINARY, Session
 from memory_service.store.embedders import EmbedderRecord
 
 Vectors = npt.NDArray[np.float32]
@@ -113,7 +112,7 @@ ENQUEUE = """
 """
 
 
-async def renew(session: AsyncSession, thread_pk: int, seq: int, made: MessageVectors | None) -> None:
+async def renew(session: Session, thread_pk: int, seq: int, made: MessageVectors | None) -> None:
     """Write the vectors of a message whose text is new, and queue it for the embedders that did not make any."""
     await forget(session, thread_pk, seq)
     place = {"project_id": session.info["project_id"]}
@@ -138,7 +137,7 @@ class PlacedVectors:
     rows: Vectors
 
 
-async def add_many(session: AsyncSession, embedder: EmbedderRecord, placed: Sequence[PlacedVectors]) -> None:
+async def add_many(session: Session, embedder: EmbedderRecord, placed: Sequence[PlacedVectors]) -> None:
     """Write the vectors of many messages; of those that have some already, these."""
     rows = [(p.thread_pk, p.seq, number, p.project_id) for p in placed for number in range(1, len(p.rows) + 1)]
     if not rows:
@@ -161,12 +160,12 @@ async def add_many(session: AsyncSession, embedder: EmbedderRecord, placed: Sequ
     )
 
 
-async def forget(session: AsyncSession, thread_pk: int, seq: int) -> None:
+async def forget(session: Session, thread_pk: int, seq: int) -> None:
     """Delete a message's vectors, and what waits to make some, of every embedder."""
     await session.execute(text("SELECT forget_vectors(:thread_pk, :seq)"), {"thread_pk": thread_pk, "seq": seq})
 
 
-async def copy(session: AsyncSession, source_pk: int, target_pk: int, last_seq: int) -> None:
+async def copy(session: Session, source_pk: int, target_pk: int, last_seq: int) -> None:
     """Give a fork the vectors of its source up to a seq; what has none yet is queued for it too."""
     await session.execute(
         text("SELECT copy_vectors(:source, :target, :last_seq)"),
@@ -175,7 +174,7 @@ async def copy(session: AsyncSession, source_pk: int, target_pk: int, last_seq: 
 
 
 async def similarities(
-    session: AsyncSession,
+    session: Session,
     embedder: EmbedderRecord,
     thread_pks: Sequence[int],
     query: Vectors,
@@ -187,7 +186,7 @@ async def similarities(
 
 
 async def sign_similarities(
-    session: AsyncSession,
+    session: Session,
     embedder: EmbedderRecord,
     thread_pks: Sequence[int],
     query: Vectors,
@@ -201,7 +200,7 @@ async def sign_similarities(
 
 
 async def _compare(
-    session: AsyncSession,
+    session: Session,
     embedder: EmbedderRecord,
     thread_pks: Sequence[int],
     before_seq: int | None,
@@ -234,7 +233,7 @@ def _floats(sent: bytes) -> Floats:
 
 
 async def similarities_at(
-    session: AsyncSession,
+    session: Session,
     embedder: EmbedderRecord,
     query: Vectors,
     thread_pks: Sequence[int],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ import httpx2
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from memory_service.errors import NotFound
@@ -27,6 +27,7 @@ from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.idempotency import IdempotentCall, find
 from memory_service.store.migrate import allow_login
 from memory_service.store.pages import PageQuery
+from memory_service.store.session import send
 from memory_service.store.tables import metadata
 from tests.conftest import Service
 
@@ -142,8 +143,8 @@ def within(url: str, project_id: int | None, body: Callable[[Session], Awaitable
 
 def rows(url: str, project_id: int | None, sql: str, **options: Any) -> list[Any]:
     async def body(session: Session) -> list[Any]:
-        done = await session.execute(text(sql))
-        return [tuple(row) for row in done] if done.returns_rows else [done.rowcount]  # type: ignore[attr-defined]
+        done = await send(session.connection, sql)
+        return await done.fetchall() if done.description else [done.rowcount]
 
     return within(url, project_id, body, **options)
 
@@ -213,21 +214,18 @@ async def gone(awaitable: Awaitable[object]) -> None:
 
 
 @pytest.fixture
-def forgetful() -> Iterator[list[str]]:
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The store's statements lose their project on the way to Postgres. Returns what they were."""
-    from sqlalchemy.engine import Engine
-
     forgotten: list[str] = []
 
-    def forget(_c: Any, _cur: Any, statement: str, parameters: Any, _ctx: Any, _many: bool) -> tuple[str, Any]:
+    async def forget(connection: Any, statement: str, parameters: Any = None, *, binary: bool = False) -> Any:
         without = re.sub(r"(\w+\.)?project_id = %\(project_id\)s(::\w+)?", "true", statement)
         if without != statement:
             forgotten.append(statement)
-        return without, parameters
+        return await send(connection, without, parameters, binary=binary)
 
-    event.listen(Engine, "before_cursor_execute", forget, retval=True)
-    yield forgotten
-    event.remove(Engine, "before_cursor_execute", forget)
+    monkeypatch.setattr("memory_service.store.session.send", forget)
+    return forgotten
 
 
 def test_the_stores_own_queries_with_their_project_filter_dropped(

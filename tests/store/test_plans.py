@@ -19,8 +19,7 @@ from uuid import uuid4
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.engine import Engine
+from sqlalchemy import text
 
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
@@ -47,6 +46,7 @@ from memory_service.store.messages import NewMessage
 from memory_service.store.migrate import migrate
 from memory_service.store.pages import PageQuery
 from memory_service.store.projects import AuthenticatedKey
+from memory_service.store.session import send
 from tests.store.conftest import database
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -138,8 +138,9 @@ def explain(
     """Run what uses the store, then once more each statement that it sent, explained. Nothing of it stays."""
     caught: Catch = []
 
-    def catch(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        caught.append((statement, parameters[0] if many else parameters))
+    async def catch(connection: Any, statement: str, parameters: Any = None, *, binary: bool = False) -> Any:
+        caught.append((statement, parameters))
+        return await send(connection, statement, parameters, binary=binary)
 
     class RollBack(Exception):
         pass
@@ -149,11 +150,9 @@ def explain(
         try:
             with suppress(RollBack):
                 async with db.transaction(project_id) as session:
-                    event.listen(Engine, "before_cursor_execute", catch)
-                    try:
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr("memory_service.store.session.send", catch)
                         await use(session)
-                    finally:
-                        event.remove(Engine, "before_cursor_execute", catch)
                     raise RollBack
             found: list[Explained] = []
             with suppress(RollBack):
@@ -169,11 +168,10 @@ def explain(
 
 
 async def explained(session: Session, statement: str, parameters: Any) -> list[Explained]:
-    connection = await session.connection()
-    custom = await connection.exec_driver_sql(
-        f"EXPLAIN (FORMAT JSON, ANALYZE, BUFFERS, TIMING OFF) {statement}", parameters
-    )
-    found = [_read(statement, custom.scalar(), ran=True)]
+    explain = "EXPLAIN (FORMAT JSON, ANALYZE, BUFFERS, TIMING OFF)"
+    custom = await (await send(session.connection, f"{explain} {statement}", parameters)).fetchone()
+    assert custom
+    found = [_read(statement, custom[0], ran=True)]
     names: list[str] = []
 
     def numbered(match: re.Match[str]) -> str:
@@ -182,10 +180,9 @@ async def explained(session: Session, statement: str, parameters: Any) -> list[E
         return f"${names.index(match[1]) + 1}"
 
     generic = re.sub(r"%\((\w+)\)s", numbered, statement).replace("%%", "%")
-    plan = await connection.exec_driver_sql(
-        f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}", execution_options={"no_parameters": True}
-    )
-    return [*found, _read(generic, plan.scalar(), ran=False)]
+    plan = await (await send(session.connection, f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}")).fetchone()
+    assert plan
+    return [*found, _read(generic, plan[0], ran=False)]
 
 
 def _read(statement: str, plan: Any, ran: bool) -> Explained:
