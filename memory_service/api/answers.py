@@ -47,6 +47,7 @@ class User(BaseModel):
     thread_count: int
     message_count: int = Field(description=_NOT_DELETED)
     prompt_count: int
+    call_count: int = Field(description="Calls of a model for this user, of threads that were deleted too.")
     first_thread_at: str | None
     last_thread_at: str | None
 
@@ -142,6 +143,7 @@ class PredictionOut(BaseModel):
         description="Whose: this thread's own prefix, or only what it shares with the assistant's other threads."
     )
     miss: str | None = Field(description="Why less will be read than was sent before.")
+    miss_reason: str | None = Field(description="The same in one word.")
     cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
     cost_usd_uncached: float | None = Field(description="The same if nothing were cached.")
 
@@ -248,7 +250,10 @@ class Reported(BaseModel):
     cache_write_tokens: int
     uncached_tokens: int
     output_tokens: int
-    miss: str | None = Field(description="Why less was read than predicted, as far as the figures tell.")
+    miss: str | None = Field(
+        description="Why less was read than predicted, as the provider says or as far as the figures tell."
+    )
+    miss_reason: str | None = Field(description="The same in one word: the provider's own, or one of ours.")
     cost_usd: float | None = Field(description="The input's price, without output. Null without a known price.")
     output_usd: float | None = Field(description="The output's price. Null without a known price.")
 

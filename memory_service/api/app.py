@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from memory_service import __version__
-from memory_service.api import answers, assistants, estimates, prompts, system, threads, transfer, users
+from memory_service.api import answers, assistants, estimates, prompts, system, threads, transfer, usage, users
 from memory_service.api.edge import Edge
 from memory_service.api.errors import add_error_handlers
 from memory_service.api.intake import Intake
@@ -61,7 +61,7 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
         redirect_slashes=False,  # `GET /threads/` is an id that got lost, not the list
         redoc_url=None,
     )
-    for module in (threads, prompts, assistants, users, estimates, transfer):
+    for module in (threads, prompts, assistants, users, estimates, usage, transfer):
         app.include_router(module.router, dependencies=[Security(_BEARER)])
     app.include_router(system.router)
     add_error_handlers(app)

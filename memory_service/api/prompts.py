@@ -95,7 +95,16 @@ async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schem
 
     async def report(session: Session) -> Any:
         reply = prepared[0] if prepared else None
-        reported = await usage.report(context.runtime, session, thread_id, prompt_id, body.usage, reply, context.now)
+        reported = await usage.report(
+            context.runtime,
+            session,
+            thread_id,
+            prompt_id,
+            body.usage,
+            reply,
+            context.now,
+            diagnostics=body.diagnostics,
+        )
         return render.usage_report(reported, context.runtime.models)
 
     return await once(context, report)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from memory_service.core.canonical import Raw, loads
 from memory_service.core.misses import explain_report
 from memory_service.core.pricing import Model, find_model
-from memory_service.core.usage import ReportedUsage
-from memory_service.services.explaining import BuiltPrompt
+from memory_service.core.usage import ReportedUsage, cost_of
+from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
 from memory_service.services.search import SearchResult
 from memory_service.services.usage import Reported
 from memory_service.store.messages import MessageRecord
@@ -56,6 +56,7 @@ def user(id: str, held: Holdings) -> dict[str, Any]:
         "thread_count": held.threads,
         "message_count": held.messages,
         "prompt_count": held.prompts,
+        "call_count": held.calls,
         "first_thread_at": time(held.first_thread_at) if held.first_thread_at else None,
         "last_thread_at": time(held.last_thread_at) if held.last_thread_at else None,
     }
@@ -137,7 +138,7 @@ def prompt_summary(prompt: BuiltPrompt, models: Sequence[Model]) -> dict[str, An
         "shortened": [],
         "kept": [],
         **prompt.explanation,
-        "prediction": {"miss": None, **prompt.explanation["prediction"]},
+        "prediction": {"miss": None, "miss_reason": None, **prompt.explanation["prediction"]},
         "usage": _raw(prompt.usage),
         "reported": None if usage is None else _reported(usage, prompt, models),
     }
@@ -165,17 +166,17 @@ def _reported(usage: dict[str, Any], prompt: BuiltPrompt, models: Sequence[Model
     """The provider's own count in the words of `prediction`."""
     reported = ReportedUsage.parse(usage)
     model = find_model(models, prompt.explanation["provider"], prompt.explanation["model"])
-    ttl = next((mark["ttl"] for mark in prompt.explanation["breakpoints"]), "5m")
+    miss = explain_report(prompt.explanation["prediction"], reported, usage)
+    cost = cost_of(model, reported, breakpoint_ttl(prompt.explanation))
     return {
         "cache_read_tokens": reported.cache_read_tokens,
         "cache_write_tokens": reported.cache_write_tokens,
         "uncached_tokens": reported.uncached_tokens,
         "output_tokens": reported.output_tokens,
-        "miss": explain_report(prompt.explanation["prediction"], reported, usage),
-        "cost_usd": model.cost_usd(
-            reported.cache_read_tokens, reported.cache_write_tokens, reported.uncached_tokens, ttl
-        ),
-        "output_usd": model.output_cost_usd(reported.output_tokens, reported.input_tokens),
+        "miss": miss and miss.text,
+        "miss_reason": miss and miss.reason,
+        "cost_usd": cost.usd,
+        "output_usd": cost.output_usd,
     }
 
 

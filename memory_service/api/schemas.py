@@ -291,6 +291,13 @@ class PromptCreate(Input):
 class UsageReport(Input):
     usage: dict[str, Any]
     message: Reply | None = None
+    diagnostics: (
+        Annotated[
+            dict[str, Any],
+            Field(description="What the provider says of its prompt cache, beside its usage; kept in the usage."),
+        ]
+        | None
+    ) = None
 
 
 class AssistantDefaults(Input):

@@ -51,7 +51,8 @@ async def get_user(
 
 @router.delete("/users/{user_id:rest}", response_model=answers.DeletedUser)
 async def delete_user(context: Ctx, user_id: UserId) -> Response:
-    """Erase an end user: threads, messages, prompts, usage, all. What was cut off is finished by the next call."""
+    """Erase an end user: threads, messages, prompts, all. The ledger keeps what was billed, and forgets for whom. What was
+    cut off is finished by the next call."""
     erased = await users.erase(context.runtime, context.project_id, user_id)
     return json_response(
         {

@@ -53,13 +53,23 @@ class Model:
             return None
         return self.cache_write_1h_ratio if ttl == "1h" and self.cache_write_1h_ratio else self.cache_write_ratio
 
-    def cost_usd(self, read: int, written: int, uncached: int, ttl: str = "5m") -> float | None:
-        """Price of a request's input; None when the model's prices are not known."""
-        write_ratio, read_ratio = self.write_ratio(ttl), self.read_ratio
-        if self.input_usd is None or write_ratio is None or read_ratio is None:
+    def cost_usd(
+        self, read: int, written: int, uncached: int, ttl: str = "5m", *, written_1h: int | None = None
+    ) -> float | None:
+        """Price of a request's input; None when the model's prices are not known.
+
+        `written_1h`: how many of the tokens written live an hour; None: all or none of them, as `ttl` says.
+        """
+        if self.input_usd == 0:
+            return 0.0
+        write_ratio, long_ratio, read_ratio = self.write_ratio("5m"), self.write_ratio("1h"), self.read_ratio
+        if self.input_usd is None or write_ratio is None or long_ratio is None or read_ratio is None:
             return None
+        if written_1h is None:
+            written_1h = written if ttl == "1h" else 0
+        weighed = uncached + (written - written_1h) * write_ratio + written_1h * long_ratio + read * read_ratio
         times = self.price_cliff_ratio if self._is_beyond_cliff(read + written + uncached) else 1.0
-        return times * self.input_usd * (uncached + written * write_ratio + read * read_ratio) / 1e6
+        return times * self.input_usd * weighed / 1e6
 
     def output_cost_usd(self, tokens: int, input_tokens: int = 0) -> float | None:
         """Price of the output of a request with so many input tokens; None when it is not known."""

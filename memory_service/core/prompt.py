@@ -14,7 +14,7 @@ from typing import Literal
 from memory_service.core.lane import Lane, OpenTurn, Tail, differences, share_cache
 from memory_service.core.layout import Layout, Piece, Positions, StablePart, locate, render_pieces
 from memory_service.core.messages import THINKING_TYPES, Repair
-from memory_service.core.misses import explain_prediction
+from memory_service.core.misses import Miss, explain_prediction
 from memory_service.core.prompt_cache import MAX_BREAKPOINTS, Entry, Position, Prediction, merge, predict
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts
@@ -57,7 +57,7 @@ class Prompt:
     counts: TokenCounts
     prediction: Prediction
     read_from: ReadFrom | None
-    miss: str | None
+    miss: Miss | None
     volatile: Volatile
     breaks: tuple[Break, ...]
     hints: tuple[str, ...]

@@ -76,7 +76,8 @@ def _explain(planned: Plan, counts: Counts, digest: str) -> dict[str, Any]:
         "prediction": {
             **asdict(prediction),
             "cache_read_from": prompt.read_from,
-            "miss": prompt.miss,
+            "miss": prompt.miss and prompt.miss.text,
+            "miss_reason": prompt.miss and prompt.miss.reason,
             "cost_usd": model.cost_usd(
                 prediction.cache_read_tokens, prediction.cache_write_tokens, prediction.uncached_tokens, ttl
             ),
@@ -109,6 +110,11 @@ def _explain(planned: Plan, counts: Counts, digest: str) -> dict[str, Any]:
         "prefix_digest": prompt.prefix_digest,
         "request_digest": digest,
     }
+
+
+def breakpoint_ttl(explanation: Mapping[str, Any]) -> str:
+    """How long what a prompt writes into the prompt cache lives, unless the provider says it."""
+    return next((str(mark["ttl"]) for mark in explanation["breakpoints"]), "5m")
 
 
 def _explain_breakpoints(planned: Plan) -> list[dict[str, Any]]:

@@ -14,17 +14,17 @@ from memory_service.core.tokens import Observation, TokenCounts
 from memory_service.core.usage import ReportedUsage, check_form
 from memory_service.errors import Conflict
 from memory_service.runtime import Runtime
-from memory_service.services import ingest
+from memory_service.services import ingest, ledger
 from memory_service.services.estimates import teach
-from memory_service.services.explaining import BuiltPrompt
+from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
+from memory_service.services.ledger import PaidCall
 from memory_service.services.rebuilding import show_stored
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
-from memory_service.store.db import Session, on_commit
+from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.prompts import PromptRecord
 from memory_service.store.threads import ThreadRecord, bump_version, get_thread
-from memory_service.telemetry import metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,24 @@ async def report(
     usage: Mapping[str, Any],
     reply: NewMessage | None,
     now: datetime,
+    *,
+    run_id: str | None = None,
+    diagnostics: Mapping[str, Any] | None = None,
 ) -> Reported:
-    """Take what the provider reported for a prompt: mark it sent, append the reply, teach the token estimate.
+    """Take what the provider reported for a prompt: mark it sent, append the reply, write the ledger, teach the token
+    estimate. `diagnostics` is what the provider said of its prompt cache; it is kept in the usage, as `diagnostics`.
 
     The same report again changes nothing, except that a reply may still come when none came before; another usage or
     another reply is a Conflict. A reply is never refused for being late: it was paid for, and stands where it arrived.
     Raises NotFound, InvalidInput, InvalidMessage.
     """
     reported = ReportedUsage.parse(usage)
+    if diagnostics is not None:
+        usage = {**usage, "diagnostics": diagnostics}
     thread = await get_thread(session, thread_id, lock=True)
     record = await prompt_store.get_prompt(session, thread.pk, prompt_id)
-    check_form(usage, json.loads(record.plan)["provider"])
+    plan = json.loads(record.plan)
+    check_form(usage, plan["provider"])
     kept = await _reply_of(session, record)
     if record.usage is not None:
         await _check_same(session, record, usage, kept, reply)
@@ -62,8 +69,8 @@ async def report(
         (kept,) = await ingest.append(session, thread, [reply], ["message."])
     if record.usage is None:
         await prompt_store.mark_sent(session, record, dumps(usage), kept.seq if kept else None, now)
-        await _learn(session, runtime, thread, record, reported, now)
-        on_commit(session, lambda: _count(reported))
+        await ledger.record(session, runtime, thread, _paid_call(record.id, plan, usage, run_id), now)
+        await _learn(session, runtime, thread, record, plan["rebuild"], reported, now)
         if not appended:
             await bump_version(session, thread.pk)
     elif kept and appended:
@@ -71,8 +78,17 @@ async def report(
     return Reported(show_stored(thread_id, await prompt_store.get_prompt(session, thread.pk, prompt_id)), kept)
 
 
-def _count(reported: ReportedUsage) -> None:
-    metrics.REPORTED.count(reported.cache_read_tokens, reported.cache_write_tokens, reported.uncached_tokens)
+def _paid_call(prompt_id: str, plan: Mapping[str, Any], usage: Mapping[str, Any], run_id: str | None) -> PaidCall:
+    return PaidCall(
+        kind="report" if run_id is None else "run",
+        provider=plan["provider"],
+        model=plan["model"],
+        usage=usage,
+        ttl=breakpoint_ttl(plan),
+        prediction=plan["prediction"],
+        prompt_id=prompt_id,
+        run_id=run_id,
+    )
 
 
 async def _reply_of(session: Session, record: PromptRecord) -> MessageRecord | None:
@@ -91,7 +107,7 @@ async def _check_same(
 ) -> None:
     """Refuse a second report that contradicts the first."""
     assert record.usage
-    other_usage = loads(record.usage) != usage
+    other_usage = _counted(loads(record.usage)) != _counted(usage)
     other_reply = (
         reply is not None and kept is not None and await _first_content(session, record, kept) != reply.content
     )
@@ -120,6 +136,11 @@ async def _check_same(
         )
 
 
+def _counted(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Usage without what is only said about it."""
+    return {name: value for name, value in usage.items() if name != "diagnostics"}
+
+
 async def _first_content(session: Session, record: PromptRecord, kept: MessageRecord) -> str:
     """What the reply said when it was reported, whatever was edited since."""
     revisions = await message_store.revisions_at(session, record.thread_pk, record.thread_version)
@@ -131,11 +152,11 @@ async def _learn(
     runtime: Runtime,
     thread: ThreadRecord,
     record: PromptRecord,
+    facts: Mapping[str, Any],
     reported: ReportedUsage,
     now: datetime,
 ) -> None:
     """What the first report teaches: the model's token estimate, and what the provider's prompt cache holds."""
-    facts = json.loads(record.plan)["rebuild"]
     await _teach_estimate(session, runtime, facts, reported, now)
     lane = await prompt_store.get_lane(session, thread.pk, record.lane_key)
     if lane is not None:

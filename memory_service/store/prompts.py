@@ -218,16 +218,19 @@ async def mark_sent(session: Session, prompt: PromptRecord, usage: str, reply_se
     """Note that a prompt reached the provider; older ones of its lane that did not are abandoned."""
     await session.execute(
         text(
-            "UPDATE prompts SET status = 'sent', usage = :usage, reply_seq = :reply_seq, sent_at = :now WHERE pk = :pk"
-        ),
-        {"pk": prompt.pk, "usage": usage, "reply_seq": reply_seq, "now": now},
-    )
-    await session.execute(
-        text(
-            "UPDATE prompts SET status = 'abandoned'"
+            "WITH sent AS (UPDATE prompts SET status = 'sent', usage = :usage, reply_seq = :reply_seq, sent_at = :now"
+            " WHERE pk = :pk)"
+            " UPDATE prompts SET status = 'abandoned'"
             " WHERE thread_pk = :thread_pk AND lane_key = :lane_key AND status = 'built' AND pk < :pk"
         ),
-        {"thread_pk": prompt.thread_pk, "lane_key": prompt.lane_key, "pk": prompt.pk},
+        {
+            "pk": prompt.pk,
+            "usage": usage,
+            "reply_seq": reply_seq,
+            "now": now,
+            "thread_pk": prompt.thread_pk,
+            "lane_key": prompt.lane_key,
+        },
     )
 
 

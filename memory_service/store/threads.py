@@ -12,6 +12,7 @@ from sqlalchemy import text
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Tail
 from memory_service.errors import Conflict, NotFound
+from memory_service.store import usage
 from memory_service.store.db import Session
 from memory_service.store.idempotency import erase_answers, forget_threads
 from memory_service.store.pages import Page, PageQuery, fetch_page
@@ -230,9 +231,10 @@ async def update_thread(
 
 
 async def delete_thread(session: Session, id: str) -> None:
-    """Delete a thread and all that belongs to it. Raises NotFound."""
+    """Delete a thread and all that belongs to it; what it cost stays in the ledger. Raises NotFound."""
     thread = await get_thread(session, id, lock=True)
     await forget_threads(session, [thread.id])
+    await usage.forget_threads(session, [thread.id])
     await session.execute(text("DELETE FROM threads WHERE pk = :pk"), {"pk": thread.pk})
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import text
 
 from memory_service.core.canonical import dumps
-from memory_service.store import idempotency
+from memory_service.store import idempotency, usage
 from memory_service.store.db import Session
 
 # Threads that one transaction of an erasure locks.
@@ -18,13 +18,14 @@ _THREADS_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """`messages` are those with content: of a deleted one only its place is held."""
+    """`messages` are those with content: of a deleted one only its place is held. `calls` are the ledger's."""
 
     threads: int
     messages: int
     prompts: int
     first_thread_at: datetime | None
     last_thread_at: datetime | None
+    calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ async def count(session: Session, user_id: str) -> Holdings:
         {"project_id": session.info["project_id"], "user_id": user_id},
     )
     threads, messages, prompts, first, last = found.one()
-    return Holdings(threads, int(messages), int(prompts), first, last)
+    return Holdings(threads, int(messages), int(prompts), first, last, await usage.count_of_user(session, user_id))
 
 
 async def revisions_after(
@@ -68,7 +69,8 @@ async def revisions_after(
 async def erase_some(session: Session, user_id: str, limit: int) -> Erased:
     """Delete a part of what is held of a user, `limit` messages and prompts at most: locks are held for a moment only.
 
-    Threads go when they are empty, and with them the answers in which something of them stands.
+    Threads go when they are empty, and with them the answers in which something of them stands. The ledger keeps what was
+    billed, and forgets for whom.
     """
     project_id = session.info["project_id"]
     locked = await session.execute(
@@ -83,8 +85,10 @@ async def erase_some(session: Session, user_id: str, limit: int) -> Erased:
     had_content = await _delete(session, "messages", {**pks, "limit": limit}, "deleted_at IS NULL")
     messages, left = sum(had_content), limit - len(had_content)
     prompts = len(await _delete(session, "prompts", {**pks, "limit": left}, "true")) if left else 0
-    if prompts == left:
+    left -= prompts
+    if not left or await usage.forget_user(session, user_id, left) == left:
         return Erased(0, messages, prompts, done=False)
+    await usage.forget_threads(session, [row.id for row in threads])
     await idempotency.forget_threads(session, [row.id for row in threads])
     await session.execute(text("DELETE FROM threads WHERE pk = ANY (:pks)"), pks)
     done = len(threads) < _THREADS_AT_ONCE

@@ -54,6 +54,13 @@ CACHE_READ_RATIO = Gauge(
     ("source",),
     registry=_REGISTRY,
 )
+CACHE_MISSES = Counter(
+    "memory_prompt_cache_misses",
+    "Calls that read far less from the provider's prompt cache than predicted: by at least 2,000 tokens, and by more than "
+    "5 % of their input. The reason is the provider's, or what the figures tell.",
+    ("provider", "reason"),
+    registry=_REGISTRY,
+)
 DATABASE_UP = Gauge("memory_database_up", "1 if the database answered just now.", registry=_REGISTRY)
 CONNECTIONS = Gauge("memory_database_connections", "Size of the connection pool.", ("pool",), registry=_REGISTRY)
 CONNECTIONS_IN_USE = Gauge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -15,6 +16,7 @@ from memory_service.store.tables import PROJECT_TABLES
 from tests.conftest import Service
 
 Rows = dict[str, list[str]]
+PATIENCE_SECONDS = 10
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +62,18 @@ def other_api(service: Service, new_project: Callable[[], str]) -> Iterator[http
     headers = {"authorization": f"Bearer {new_project()}"}
     with httpx2.Client(base_url=service.url, headers=headers, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def log_of(service: Service) -> Callable[[str], list[str]]:
+    """All lines of the log up to the one about a request, which is written after the answer went out."""
+
+    def read(request_id: str) -> list[str]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            lines = list(service.log)
+            if any(request_id in line and '"message": "request"' in line for line in lines):
+                return lines
+        raise AssertionError("the request was not logged")
+
+    return read

@@ -54,7 +54,7 @@ def ids(api: httpx2.Client) -> dict[str, str]:
 def test_the_document_is_kept_to(served_schema: BaseSchema, api: httpx2.Client, ids: dict[str, str]) -> None:
     """Every operation, with what the document allows and with what it does not."""
     operations = [result.ok() for result in served_schema.get_all_operations()]
-    assert len(operations) >= 23
+    assert len(operations) >= 24
     # Deletions last, and the deepest first: the others need what is deleted.
     for operation in sorted(operations, key=lambda operation: (operation.method == "delete", -len(operation.path))):
         cases = st.one_of(operation.as_strategy(mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE))
@@ -133,6 +133,7 @@ def test_good_answers(served_schema: BaseSchema, api: httpx2.Client, ids: dict[s
         ("POST", "/v1/search", {"q": "zebra", "user_id": "u"}, 200),
         ("POST", f"{thread}/fork", {"seq": 3}, 201),
         ("GET", "/v1/estimates", None, 200),
+        ("GET", "/v1/usage?group_by=model&since=2026-01-01T00:00:00Z", None, 200),
         ("GET", "/v1/threads?user_id=u&metadata[k]=v&limit=1&order=asc", None, 200),
     ):
         answer = api.request(method, path.format(**ids), json=body)
@@ -141,7 +142,7 @@ def test_good_answers(served_schema: BaseSchema, api: httpx2.Client, ids: dict[s
         assert str(status) in operation.definition.raw["responses"]
         operation.validate_response(answer)
         seen += 1
-    assert seen == 13
+    assert seen == 14
 
 
 def test_an_undocumented_answer_is_noticed(served_schema: BaseSchema, api: httpx2.Client, ids: dict[str, str]) -> None:

@@ -147,7 +147,7 @@ def test_labels_name_nobody(api: httpx2.Client, service: Service) -> None:
     for secret in (name, name.upper(), thread["id"], api.headers["authorization"].split()[1]):
         assert secret not in text
     labels = set(re.findall(r'[{,](\w+)="', text))
-    assert labels <= {"route", "method", "status", "le", "provider", "section", "source", "kind", "pool"}
+    assert labels <= {"route", "method", "status", "le", "provider", "section", "source", "kind", "pool", "reason"}
 
 
 def test_who_may_read_them(api: httpx2.Client, service: Service) -> None:

@@ -25,21 +25,6 @@ def canary() -> str:
 
 
 @pytest.fixture
-def log_of(service: Service) -> Callable[[str], list[str]]:
-    """All lines of the log up to the one about a request, which is written after the answer went out."""
-
-    def read(request_id: str) -> list[str]:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            lines = list(service.log)
-            if any(request_id in line and '"message": "request"' in line for line in lines):
-                return lines
-        raise AssertionError("the request was not logged")
-
-    return read
-
-
-@pytest.fixture
 def failing(database: psycopg.Connection) -> Iterator[None]:
     """A constraint that the code knows nothing of: Postgres quotes the whole row when it is broken."""
     database.execute("ALTER TABLE messages ADD CONSTRAINT trap CHECK (content NOT LIKE '%a sprung trap%') NOT VALID")

@@ -92,6 +92,9 @@ def everything(client: MemoryClient, tmp_path: Any) -> Iterator[Any]:
     client.threads.export(thread.id).write_to(tmp_path / "thread.ndjson")
     yield client.import_ndjson(tmp_path / "thread.ndjson")
     yield client.estimates.list()
+    used = client.usage.get(group_by="day")
+    assert used.data
+    yield used
     yield client.users.get("ada")
     yield client.users.delete("ada")
     yield client.health()

@@ -5,13 +5,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from memory_client import NOT_GIVEN, AsyncMemoryClient, MemoryClient
-from memory_client._async import AsyncAssistants, AsyncEstimates, AsyncMessages, AsyncPrompts, AsyncThreads, AsyncUsers
-from memory_client._sync import Assistants, Estimates, Messages, Prompts, Threads, Users
+from memory_client._async import (
+    AsyncAssistants,
+    AsyncEstimates,
+    AsyncMessages,
+    AsyncPrompts,
+    AsyncThreads,
+    AsyncUsageLedger,
+    AsyncUsers,
+)
+from memory_client._sync import Assistants, Estimates, Messages, Prompts, Threads, UsageLedger, Users
 
 from .answers import PROMPT, hit, message, page, thread
 from .driver import Driver
@@ -155,6 +163,14 @@ CALLS: list[tuple[Callable[[Any], Any], Answer, str, str, Any]] = [
     (lambda c: c.users.delete("ada"), Answer({"id": "ada", "thread_count": 2}), "DELETE", "/users/ada", None),
     (lambda c: c.estimates.list(), page(), "GET", "/estimates", None),
     (lambda c: c.estimates.delete(provider="p", model="m"), Answer({"deleted": True}), "DELETE", "/estimates", None),
+    (
+        lambda c: c.threads.prompts.report_usage("thread_1", "p", usage={"input_tokens": 1}, diagnostics={"a": 1}),
+        Answer({}),
+        "POST",
+        "/threads/thread_1/prompts/p/usage",
+        {"usage": {"input_tokens": 1}, "diagnostics": {"a": 1}},
+    ),
+    (lambda c: c.usage.get(), Answer({"object": "list", "data": []}), "GET", "/usage", None),
     (lambda c: c.search("x", "ada", 3), HITS, "POST", "/search", {"q": "x", "user_id": "ada", "limit": 3}),
 ]  # fmt: skip
 
@@ -175,7 +191,7 @@ def test_every_method_of_both_clients_is_called_above() -> None:
     named = {name for call, *_ in CALLS for name in call.__code__.co_names}
     for pair in ((Threads, AsyncThreads), (Messages, AsyncMessages), (Prompts, AsyncPrompts),
                  (Assistants, AsyncAssistants), (Users, AsyncUsers), (Estimates, AsyncEstimates),
-                 (MemoryClient, AsyncMemoryClient)):  # fmt: skip
+                 (UsageLedger, AsyncUsageLedger), (MemoryClient, AsyncMemoryClient)):  # fmt: skip
         ours, theirs = ({name for name in vars(kind) if not name.startswith("_")} for kind in pair)
         assert ours == theirs
         elsewhere = {"export", "import_ndjson", "health", "base_url", "with_options", "close"}
@@ -282,6 +298,30 @@ def test_estimates(driver: Driver, peer: Peer) -> None:
     assert (estimate.calibrated, estimate.error, estimate.margin) == (False, 0.02, 0.05)
     driver.run(lambda client: client.estimates.delete(provider="openai", model="a/b&c"))
     assert peer.received[-1].query == [("provider", "openai"), ("model", "a/b&c")]
+
+
+def test_usage(driver: Driver, peer: Peer) -> None:
+    sums = {"calls": 2, "cache_read_tokens": 900, "cost_usd": 0.5, "saved_usd": None, "prediction_error": 0}
+    group = {"id": "", "object": "usage", **sums}
+    listed = {"object": "list", "data": [group], "first_id": "", "last_id": "", "has_more": True, "group_by": "user"}
+    peer.plays(Answer({**listed, "totals": sums, "misses": {"trimmed": 1}}), Answer({"object": "list", "data": []}))
+    day = datetime(2026, 3, 1, tzinfo=timezone(timedelta(hours=9)))
+    found = driver.run(
+        lambda client: client.usage.get(group_by="user", since=day, until="2026-04-01T00:00:00Z", after="")
+    )
+    assert peer.only_request.query == [
+        ("group_by", "user"),
+        ("since", "2026-03-01T00:00:00+09:00"),
+        ("until", "2026-04-01T00:00:00Z"),
+        ("after", ""),
+    ]
+    assert (found.data[0].id, found.data[0].calls, found.data[0].cost_usd) == ("", 2, 0.5)
+    assert (found.totals.cache_read_tokens, found.totals.saved_usd, found.totals.prediction_error) == (900, None, 0.0)
+    assert (found.misses, found.has_more, found.last_id, found.group_by) == ({"trimmed": 1}, True, "", "user")
+    nothing = driver.run(lambda client: client.usage.get(user_id="ada"))
+    assert (nothing.data, nothing.totals.calls) == ([], 0)
+    with pytest.raises(ValueError, match=r"^since needs a time zone"):
+        driver.run(lambda client: client.usage.get(since=datetime(2026, 3, 1)))
 
 
 def test_health(driver: Driver, peer: Peer) -> None:

@@ -21,12 +21,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from memory_service.errors import NotFound
-from memory_service.store import edits, embedding, messages, projects, prompts, recall, threads, vectors
+from memory_service.store import edits, embedding, messages, projects, prompts, recall, threads, usage, users, vectors
 from memory_service.store.db import Database, Session
 from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.idempotency import IdempotentCall, find
 from memory_service.store.migrate import allow_login
-from memory_service.store.pages import PageQuery
+from memory_service.store.pages import Page, PageQuery
 from memory_service.store.session import send
 from memory_service.store.tables import metadata
 from tests.conftest import Service
@@ -105,12 +105,6 @@ def fill(service: Service, database_url: str, key: str) -> Tenant:
             "INSERT INTO memory.pending_embeddings (thread_pk, seq, embedder_pk, project_id, not_before)"
             " VALUES (%s, 1, 1, %s, 'infinity')",
             [found[1], found[0]],
-        )
-        owner.execute(
-            "INSERT INTO memory.usage_entries (project_id, kind, called_at, provider, model, cache_read_tokens,"
-            " cache_write_5m_tokens, cache_write_1h_tokens, uncached_tokens, output_tokens)"
-            " VALUES (%s, 'report', now(), 'anthropic', 'm', 0, 0, 0, 50, 1)",
-            [found[0]],
         )
         for table in OWN_TABLES:
             held = owner.execute(f"SELECT count(*) FROM memory.{table} WHERE project_id = %s", [found[0]]).fetchone()
@@ -270,7 +264,13 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
             "prompts": (await prompts.list_prompts(session, pk, newest)).items,
             "estimates": (await prompts.list_estimates(session))[int(tenant is other) :],
             "answer": await find(session, tenant.call, now),
+            "used": (await usage.sum_all(session, usage.Selection(thread_id=tenant.thread_id))).calls,
+            "used by thread": [g for g in (await by_thread(session)).items if g.id == tenant.thread_id],
+            "misses": await usage.count_misses(session, usage.Selection(thread_id=tenant.thread_id)),
         }
+
+    async def by_thread(session: Session) -> Page[usage.Group]:
+        return await usage.sum_groups(session, usage.Selection(), "thread", newest)
 
     async def get_first(session: Session) -> tuple[threads.ThreadRecord, messages.MessageRecord]:
         thread = await threads.get_thread(session, other.thread_id)
@@ -287,6 +287,9 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
         await vectors.forget(session, other.thread_pk, 5)
         await vectors.copy(session, other.thread_pk, other.thread_pk, 5)
         await prompts.mark_edited(session, other.thread_pk, 1, deleted=True)
+        await usage.forget_threads(session, [other.thread_id])
+        assert (await users.count(session, "the same user")).calls == 1, "of either project's users of that name"
+        assert await usage.forget_user(session, "the same user", 10) == 1
         return found
 
     own, foreign = within(database_url, one.pk, look_and_touch)

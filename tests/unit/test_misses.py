@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from memory_service.core.misses import explain_report
+from memory_service.core.misses import explain_report, has_collapsed
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.usage import ReportedUsage
 from tests.property.simulator import CLAUDE, GPT_EXPLICIT, Simulator, Spec
@@ -16,7 +17,9 @@ def asked(thread: Simulator, spec: Spec = Spec(), size: int = 400) -> str | None
     thread.append("user", f"Well {thread.last_seq}? ".ljust(size, "?"))
     miss = thread.build(spec).prompt.miss
     thread.append("assistant", "Yes. ".ljust(size, "y"))
-    return miss
+    if miss:
+        assert re.fullmatch("[a-z_]+", miss.reason)
+    return miss.text if miss else None
 
 
 def begun() -> Simulator:
@@ -72,25 +75,57 @@ PREDICTED = {"cache_read_tokens": 10_000}
 
 
 @pytest.mark.parametrize(
-    ("read", "written", "says"),
+    ("read", "written", "reason", "says"),
     [
-        (10_000, 500, None),
-        (9_001, 500, None),
-        (20_000, 0, None),
-        (0, 12_000, "held none of it any more"),
-        (4_000, 8_000, "held no more than 4000"),
-        (0, 0, "nothing was cached"),
+        (10_000, 500, None, ""),
+        (9_001, 500, None, ""),
+        (20_000, 0, None, ""),
+        (0, 12_000, "held_none", "held none of it any more"),
+        (4_000, 8_000, "held_less", "held no more than 4000"),
+        (0, 0, "not_cached", "nothing was cached"),
     ],
 )
-def test_a_report_that_falls_short(read: int, written: int, says: str | None) -> None:
+def test_a_report_that_falls_short(read: int, written: int, reason: str | None, says: str) -> None:
     found = explain_report(PREDICTED, ReportedUsage(read, written, 100, 10), {})
-    assert (found is None) == (says is None)
-    assert says is None or says in str(found)
+    assert (found and found.reason) == reason
+    assert found is None or says in found.text
 
 
-def test_what_the_provider_says_itself_comes_first() -> None:
-    usage = {"diagnostics": {"cache_miss_reason": {"type": "tools_changed", "cache_missed_input_tokens": 9}}}
+@pytest.mark.parametrize(
+    "diagnostics",
+    [
+        {"cache_miss_reason": {"type": "tools_changed", "cache_missed_input_tokens": 9}},
+        {"type": "cache_miss", "reason": "tools_changed", "cache_missed_tokens": 9},
+    ],
+)
+def test_what_the_provider_says_itself_comes_first(diagnostics: dict[str, object]) -> None:
+    found = explain_report(PREDICTED, ReportedUsage(0, 0, 10_000, 10), {"diagnostics": diagnostics})
+    assert found
+    assert found.text == "About 10000 tokens fewer were read than predicted: the provider says tools_changed."
+    assert found.reason == "tools_changed"
+
+
+def test_what_a_provider_says_that_nobody_knows() -> None:
+    """Quoted in the sentence, but no reason of its own: reasons label metrics."""
+    usage = {"diagnostics": {"cache_miss_reason": {"type": "moon_phase"}}}
     found = explain_report(PREDICTED, ReportedUsage(0, 0, 10_000, 10), usage)
-    assert found == "About 10000 tokens fewer were read than predicted: the provider says tools_changed."
+    assert found
+    assert (found.reason, "says moon_phase" in found.text) == ("other", True)
     for odd in ({"diagnostics": None}, {"diagnostics": {"cache_miss_reason": 4}}, {"diagnostics": {}}):
         assert "provider says" not in str(explain_report(PREDICTED, ReportedUsage(0, 0, 10_000, 10), odd))
+
+
+@pytest.mark.parametrize(
+    ("expected", "read", "uncached", "collapsed"),
+    [
+        (10_000, 8_000, 2_000, True),
+        (10_000, 8_001, 1_999, False),  # fewer than 2,000 tokens
+        (60_000, 57_001, 2_999, False),  # no more than 5 % of the input
+        (60_000, 56_999, 3_001, True),
+        (60_000, 60_000, 90_000, False),
+    ],
+)
+def test_when_the_share_that_is_read_has_collapsed(expected: int, read: int, uncached: int, collapsed: bool) -> None:
+    predicted, reported = {"cache_read_tokens": expected}, ReportedUsage(read, 0, uncached, 1)
+    assert has_collapsed(predicted, reported) is collapsed
+    assert not collapsed or explain_report(predicted, reported, {}), "and it is explained, however small the share"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from memory_service.core.pricing import Model, find_model, provider_of
-from memory_service.core.usage import ReportedUsage, check_form
+from memory_service.core.usage import ReportedUsage, check_form, cost_of
 from memory_service.errors import InvalidInput
 from memory_service.runtime import load_models
 from tests.property.simulator import CLAUDE, UNPRICED
@@ -36,6 +36,33 @@ from tests.property.simulator import CLAUDE, UNPRICED
                 "input_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 20},
             },
             ReportedUsage(100, 20, 10, 3),
+        ),
+        (
+            {
+                "input_tokens": 7,
+                "cache_creation_input_tokens": 20,
+                "cache_creation": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 15},
+            },
+            ReportedUsage(0, 20, 7, 0, 15),
+        ),
+        (
+            {
+                "input_tokens": 7,
+                "cache_creation_input_tokens": 20,
+                "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 0},
+            },
+            ReportedUsage(0, 20, 7, 0, 0),
+        ),
+        ({"input_tokens": 7, "cache_creation_input_tokens": 20, "cache_creation": {}}, ReportedUsage(0, 20, 7, 0)),
+        (
+            {
+                "input_tokens": 130,
+                "input_tokens_details": {
+                    "cache_write_tokens": 20,
+                    "cache_write_tokens_details": {"ttl_30m_tokens": 8, "ttl_12h_tokens": 12},
+                },
+            },
+            ReportedUsage(0, 20, 110, 0, 12),
         ),
         ({"prompt_tokens": 5, "prompt_tokens_details": None}, ReportedUsage(0, 0, 5, 0)),
         ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}}, ReportedUsage(9, 0, 0, 0)),
@@ -83,9 +110,19 @@ def test_whose_usage_it_is(provider: str, own: list[dict[str, Any]], foreign: li
 def test_costs() -> None:
     assert CLAUDE.cost_usd(1_000_000, 1_000_000, 1_000_000) == pytest.approx(0.5 + 6.25 + 5)
     assert CLAUDE.cost_usd(0, 1_000_000, 0, "1h") == pytest.approx(10)
+    assert CLAUDE.cost_usd(0, 1_000_000, 0, "1h", written_1h=400_000) == pytest.approx(0.6 * 6.25 + 0.4 * 10)
     assert UNPRICED.cost_usd(1, 1, 1) is None
     free = Model("echo", "echo", "anthropic_breakpoints", input_usd=0.0, cache_read_usd=0.0)
     assert free.read_ratio is None
+    assert free.cost_usd(1, 1, 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "ttl", "usd"), [(None, "5m", 6.25), (None, "1h", 10), (0, "1h", 6.25), (10**6, "5m", 10)]
+)
+def test_what_the_provider_says_of_lifetimes_wins(said: int | None, ttl: str, usd: float) -> None:
+    cost = cost_of(CLAUDE, ReportedUsage(0, 1_000_000, 0, 0, said), ttl)
+    assert (cost.usd, cost.usd_uncached) == (pytest.approx(usd), pytest.approx(5))
 
 
 def test_costs_beyond_a_price_cliff() -> None:

@@ -54,6 +54,7 @@ from .objects import (
     User,
     Window,
 )
+from .usage import Usage, UsageGroup, UsageSums
 
 __all__ = [
     "NOT_GIVEN",
@@ -103,7 +104,10 @@ __all__ = [
     "ShortenedResult",
     "Thread",
     "UnprocessableEntityError",
+    "Usage",
+    "UsageGroup",
     "UsageReport",
+    "UsageSums",
     "User",
     "Window",
     "__version__",

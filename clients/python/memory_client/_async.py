@@ -15,7 +15,7 @@ import httpx2
 
 from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
-from ._endpoints import assistants, estimates, messages, prompts, service, threads, users
+from ._endpoints import assistants, estimates, messages, prompts, service, threads, usage, users
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
 from ._pages import next_page_request
@@ -156,6 +156,10 @@ class AsyncEstimates(_Resource):
     delete = _sends(estimates.delete_)
 
 
+class AsyncUsageLedger(_Resource):
+    get = _sends(usage.get_)
+
+
 class AsyncMemoryClient:
     """`MemoryClient` for asyncio. Close it with `await client.close()`, or use it with `async with`."""
 
@@ -192,6 +196,10 @@ class AsyncMemoryClient:
     @property
     def estimates(self) -> AsyncEstimates:
         return AsyncEstimates(self)
+
+    @property
+    def usage(self) -> AsyncUsageLedger:
+        return AsyncUsageLedger(self)
 
     @property
     def base_url(self) -> str:

@@ -15,7 +15,7 @@ import httpx2
 
 from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
-from ._endpoints import assistants, estimates, messages, prompts, service, threads, users
+from ._endpoints import assistants, estimates, messages, prompts, service, threads, usage, users
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
 from ._pages import next_page_request
@@ -137,6 +137,10 @@ class Estimates(_Resource):
     delete = _sends(estimates.delete_)
 
 
+class UsageLedger(_Resource):
+    get = _sends(usage.get_)
+
+
 class MemoryClient:
     """A client of one server and project. Close it, or use it as a context manager; threads may share it.
 
@@ -177,6 +181,10 @@ class MemoryClient:
     @property
     def estimates(self) -> Estimates:
         return Estimates(self)
+
+    @property
+    def usage(self) -> UsageLedger:
+        return UsageLedger(self)
 
     @property
     def base_url(self) -> str:

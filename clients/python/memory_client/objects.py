@@ -60,19 +60,20 @@ class Assistant(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class User(Model):
-    """How much is held of an end user."""
+    """How much is held of an end user. `call_count`: calls of a model that the ledger has."""
 
     id: str
     thread_count: int = 0
     message_count: int = 0
     prompt_count: int = 0
+    call_count: int = 0
     first_thread_at: datetime | None = None
     last_thread_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErasedUser(Model):
-    """How much was deleted of an end user; nothing is left."""
+    """How much was deleted of an end user; the ledger keeps what was billed, and no longer for whom."""
 
     id: str
     thread_count: int = 0
@@ -123,6 +124,8 @@ class CachePrediction(Model):
     """`thread`: its own prefix. `assistant`: only what it shares with the assistant's other threads."""
     miss: str | None = None
     """Why less will be read than was sent before."""
+    miss_reason: str | None = None
+    """The same in one word."""
     cost_usd: float | None = None
     cost_usd_uncached: float | None = None
 
@@ -196,7 +199,9 @@ class ReportedUsage(Model):
     uncached_tokens: int = 0
     output_tokens: int = 0
     miss: str | None = None
-    """Why less was read than predicted, as far as the figures tell."""
+    """Why less was read than predicted, as the provider says or as far as the figures tell."""
+    miss_reason: str | None = None
+    """The same in one word."""
     cost_usd: float | None = None
     output_usd: float | None = None
 

@@ -87,14 +87,16 @@ def report_usage(
     *,
     usage: Mapping[str, Any] | SupportsModelDump | SupportsToDict,
     message: Reply | None = None,
+    diagnostics: Mapping[str, Any] | SupportsModelDump | SupportsToDict | None = None,
     idempotency_key: str | None = None,
 ) -> Request[UsageReport]:
     """Report the usage the provider states (`usage=response.usage`); append the reply (`message=response`).
 
     `message` is Anthropic's message or OpenAI's chat completion (or the message in it), as an object or as a dict; or
     its content: a string, or a list of blocks. OpenAI's tool calls are kept as tool_use blocks. The reply is in the
-    thread then: do not append it once more. It may also follow later, reported with the same usage.
+    thread then: do not append it once more. It may also follow later, reported with the same usage. `diagnostics` is what
+    the provider says of its prompt cache, if it was asked (`diagnostics=response.diagnostics`).
     """
-    body = {"usage": usage, "message": reply(message)}
+    body = {"usage": usage, "message": reply(message), "diagnostics": diagnostics}
     path = api_path("threads/{thread_id}/prompts/{prompt_id}/usage", thread_id=thread_id, prompt_id=prompt_id)
     return post(path, UsageReport.from_json, body, idempotency_key)

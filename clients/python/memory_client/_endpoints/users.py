@@ -15,5 +15,6 @@ def export(user_id: str) -> Request[None]:
 
 
 def delete_(user_id: str) -> Request[ErasedUser]:
-    """Erase an end user: threads, messages, prompts, usage. Safe to repeat. Returns how much was deleted."""
+    """Erase an end user: threads, messages, prompts, and the name in the ledger. Safe to repeat. Returns how much was
+    deleted."""
     return Request("DELETE", api_path("users/{user_id}", user_id=user_id), ErasedUser.from_json)
