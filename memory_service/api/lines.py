@@ -76,7 +76,7 @@ _MODELS: dict[object, type[_AssistantLine | _ThreadLine | _MessageLine]] = {
 }
 
 
-_PASSED_OVER = ("prompt", "message_revision")
+_PASSED_OVER = ("prompt", "message_revision", "usage_entry")
 
 
 def lines_of(body: IO[bytes], max_bytes: int) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from memory_service.runtime import Runtime
 from memory_service.store import usage as usage_store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.threads import ThreadRecord
-from memory_service.store.usage import Kind, NewEntry
+from memory_service.store.usage import Entry, Kind
 from memory_service.telemetry import logger, metrics
 
 
@@ -56,10 +56,10 @@ async def record(session: Session, runtime: Runtime, thread: ThreadRecord, call:
 
 def _entry(
     runtime: Runtime, thread: ThreadRecord, call: PaidCall, reported: ReportedUsage, miss: Miss | None, now: datetime
-) -> NewEntry:
+) -> Entry:
     cost = cost_of(find_model(runtime.models, call.provider, call.model), reported, call.ttl)
     for_long, predicted = written_1h(reported, call.ttl), call.prediction or {}
-    return NewEntry(
+    return Entry(
         kind=call.kind,
         called_at=now,
         thread_id=thread.id,

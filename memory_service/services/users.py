@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
+from decimal import Decimal
 
 from memory_service.core.canonical import Raw, dumps
 from memory_service.runtime import Runtime
 from memory_service.services import exports
 from memory_service.store import prompts as prompt_store
+from memory_service.store import usage as usage_store
 from memory_service.store import users
 from memory_service.store.prompts import PromptRecord
 from memory_service.store.threads import ThreadRecord
+from memory_service.store.usage import Entry
 from memory_service.store.users import Erased
 from memory_service.telemetry import logger
 
@@ -21,7 +25,7 @@ _PAGE = 200
 
 async def export(runtime: Runtime, project_id: int, user_id: str) -> AsyncIterator[bytes]:
     """The user's threads as an import takes them, each followed by what it passes over: `message_revision`, what a message
-    said before it was edited, and `prompt`."""
+    said before it was edited, and `prompt`. At the end `usage_entry`, the calls of models that were billed."""
     known: set[str] = set()
     async for thread in exports.threads_of(runtime, project_id, (), user_id):
         for part in (
@@ -31,6 +35,8 @@ async def export(runtime: Runtime, project_id: int, user_id: str) -> AsyncIterat
         ):
             async for line in part:
                 yield line
+    async for line in _usage_entries(runtime, project_id, user_id):
+        yield line
 
 
 async def _revisions(runtime: Runtime, project_id: int, thread: ThreadRecord) -> AsyncIterator[bytes]:
@@ -70,6 +76,24 @@ def _prompt(thread_id: str, record: PromptRecord) -> bytes:
         "created_at": exports.time_of(record.built_at),
         "sent_at": exports.time_of(record.sent_at) if record.sent_at else None,
     }
+    return (dumps(line) + "\n").encode()
+
+
+async def _usage_entries(runtime: Runtime, project_id: int, user_id: str) -> AsyncIterator[bytes]:
+    last = usage_store.BEGINNING
+    while True:
+        async with runtime.db.read_only(project_id) as session:
+            page = await usage_store.entries_after(session, user_id, last, _PAGE)
+        for _, entry in page:
+            yield _usage_entry(entry)
+        if not page:
+            return
+        last = page[-1][0]
+
+
+def _usage_entry(entry: Entry) -> bytes:
+    fields = {name: float(value) if isinstance(value, Decimal) else value for name, value in asdict(entry).items()}
+    line = {"type": "usage_entry", **fields, "called_at": exports.time_of(entry.called_at)}
     return (dumps(line) + "\n").encode()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from memory_service.store.db import Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
 
 Kind = Literal["report", "run", "prewarm"]
+Usd = float | Decimal | None
 GroupBy = Literal["day", "model", "thread", "user"]
 _IDS: Mapping[GroupBy, str] = {
     "day": "to_char(called_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
@@ -28,7 +29,6 @@ _COUNTED = (
 )
 _PAID = ("cost_usd", "cost_usd_uncached", "output_usd", "predicted_cost_usd")
 _PREDICTED = "FILTER (WHERE predicted_cache_read_tokens IS NOT NULL)"
-# In the order of the fields of `Sums`.
 _SUMS = ", ".join(
     (
         "count(*) AS calls",
@@ -42,12 +42,12 @@ _SUMS = ", ".join(
 
 
 @dataclass(frozen=True, slots=True)
-class NewEntry:
-    """As the columns of `tables.UsageEntry`."""
+class Entry:
+    """As the columns of `tables.UsageEntry`. Prices are written as floats, and read as Postgres keeps them."""
 
     kind: Kind
     called_at: datetime
-    thread_id: str
+    thread_id: str | None
     user_id: str | None
     prompt_id: str | None
     run_id: str | None
@@ -58,18 +58,20 @@ class NewEntry:
     cache_write_1h_tokens: int
     uncached_tokens: int
     output_tokens: int
-    cost_usd: float | None
-    cost_usd_uncached: float | None
-    output_usd: float | None
+    cost_usd: Usd
+    cost_usd_uncached: Usd
+    output_usd: Usd
     predicted_cache_read_tokens: int | None
     predicted_cache_write_tokens: int | None
     predicted_uncached_tokens: int | None
-    predicted_cost_usd: float | None
+    predicted_cost_usd: Usd
     miss_reason: str | None
     miss: str | None
 
 
-_ENTRY = tuple(NewEntry.__dataclass_fields__)
+#: Before all entries.
+BEGINNING = (datetime(1970, 1, 1, tzinfo=UTC), 0)
+_ENTRY = tuple(Entry.__dataclass_fields__)
 _ADD = text(
     f"INSERT INTO usage_entries (project_id, {', '.join(_ENTRY)})"
     f" VALUES (:project_id, {', '.join(f':{name}' for name in _ENTRY)})"
@@ -125,7 +127,7 @@ class Group:
     sums: Sums
 
 
-async def add_entry(session: Session, entry: NewEntry) -> None:
+async def add_entry(session: Session, entry: Entry) -> None:
     await session.execute(_ADD, {"project_id": session.info["project_id"], **asdict(entry)})
 
 
@@ -181,6 +183,26 @@ async def count_of_user(session: Session, user_id: str) -> int:
         {"project_id": session.info["project_id"], "user_id": user_id},
     )
     return count
+
+
+async def entries_after(
+    session: Session, user_id: str, last: tuple[datetime, int], limit: int
+) -> list[tuple[tuple[datetime, int], Entry]]:
+    """The oldest entries of a user behind a place, each with its own."""
+    rows = await session.execute(
+        text(
+            f"SELECT pk, {', '.join(_ENTRY)} FROM usage_entries WHERE project_id = :project_id AND user_id = :user_id"
+            " AND (called_at, pk) > (:called_at, :pk) ORDER BY called_at, pk LIMIT :limit"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "user_id": user_id,
+            "called_at": last[0],
+            "pk": last[1],
+            "limit": limit,
+        },
+    )
+    return [((row.called_at, row.pk), Entry(*row[1:])) for row in rows]
 
 
 async def forget_threads(session: Session, thread_ids: Sequence[str]) -> None:

@@ -193,13 +193,16 @@ def test_export(api: httpx2.Client, other_api: httpx2.Client, canary: str) -> No
     lines: list[dict[str, Any]] = [json.loads(line) for line in exported.content.splitlines()]
     kinds = [line["type"] for line in lines]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "assistant": 1, "thread": 3, "message": 11, "message_revision": 1, "prompt": 1}  # fmt: skip
+        "assistant": 1, "thread": 3, "message": 11, "message_revision": 1, "prompt": 1, "usage_entry": 1}  # fmt: skip
     assert "unrelated" not in exported.text
     revision = next(line for line in lines if line["type"] == "message_revision")
     assert revision["content"] == [text(canary)]
     prompt = next(line for line in lines if line["type"] == "prompt")
     assert (prompt["thread_id"], prompt["status"], prompt["usage"]["note"]) == (threads[0], "sent", canary)
     assert canary in json.dumps(prompt["volatile"])
+    entry = next(line for line in lines if line["type"] == "usage_entry")
+    assert (entry["thread_id"], entry["prompt_id"], entry["uncached_tokens"]) == (threads[0], prompt["id"], 9)
+    assert entry["cost_usd"] == pytest.approx(9 * 2 / 1e6)
     # Another project takes it in, and gives the same messages.
     report = ok(import_lines(other_api, exported.content), 201)
     assert (report["assistants"], report["threads"], report["messages"]) == (1, 3, 11)

@@ -266,6 +266,11 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
             "answer": await find(session, tenant.call, now),
             "used": (await usage.sum_all(session, usage.Selection(thread_id=tenant.thread_id))).calls,
             "used by thread": [g for g in (await by_thread(session)).items if g.id == tenant.thread_id],
+            "entries": [
+                e
+                for _, e in await usage.entries_after(session, "the same user", usage.BEGINNING, 9)
+                if e.thread_id == tenant.thread_id
+            ],
             "misses": await usage.count_misses(session, usage.Selection(thread_id=tenant.thread_id)),
         }
 

@@ -90,6 +90,17 @@ def test_of_somebody(ledger: str, selection: Selection, calls: int, pages: int) 
     by_index(ledger, use, pages=pages, rows=480)
 
 
+def test_the_export_of_a_user(ledger: str) -> None:
+    """A page is read, not all that comes before or behind it."""
+
+    async def use(session: Session) -> None:
+        first = await usage.entries_after(session, "user_8", usage.BEGINNING, 100)
+        second = await usage.entries_after(session, "user_8", first[-1][0], 100)
+        assert len({place for place, _ in first + second}) == 200
+
+    by_index(ledger, use, pages=250, rows=102)
+
+
 def test_forgetting(ledger: str) -> None:
     async def use(session: Session) -> None:
         assert await usage.count_of_user(session, "user_8") == 240
