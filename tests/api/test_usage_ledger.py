@@ -261,6 +261,7 @@ def test_an_erased_user_is_forgotten(
     ok(api.patch(f"/v1/threads/{handed}", json={"user_id": "eve"}))
     ok(api.delete("/v1/users/ada"))
     assert [entry["user_id"] for entry in entries()] == [None, None, "eve", "eve", None, None]
+    assert entries()[-1]["thread_id"] is None, "eve's thread by now, and the call was for ada"
     assert groups(api, "user") == [("", 51_000), ("eve", 84_000)]
     assert ok(api.get("/v1/users/ada"))["call_count"] == 0
     ok(api.delete("/v1/users/eve"))
