@@ -40,7 +40,7 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime = app.state.runtime = open_runtime()
-        loading = asyncio.create_task(asyncio.to_thread(runtime.counter.count, "x"))
+        loading = asyncio.gather(asyncio.to_thread(runtime.counter.count, "x"), runtime.chat.load())
         beside = [asyncio.create_task(retention.run(runtime)), asyncio.create_task(EmbeddingLoop(runtime).run())]
         try:
             yield

@@ -96,6 +96,10 @@ class ChatProvider(Protocol):
         """What the model says, in pieces, and at the end all of it, once. Closing the generator ends the call."""
         ...
 
+    async def load(self) -> None:
+        """Make ready what the first call would wait for. Raises whatever the vendor's SDK does."""
+        ...
+
     async def prewarm(self, call: ModelCall) -> Mapping[str, Any]:
         """Let the provider read a request into its prompt cache, without a reply. The usage it reports."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -123,8 +124,6 @@ def test_prewarm_reports_usage_and_asks_for_no_reply(provider: ChatProvider, ser
 
 
 def test_a_provider_answers_many_at_once(provider: ChatProvider, server: ScriptedProvider) -> None:
-    import asyncio
-
     async def many(opened: ChatProvider) -> list[Outcome]:
         calls = [ModelCall(request(opened.name, TEXT)) for _ in range(200)]
         return await asyncio.gather(*(hear(opened, call) for call in calls))

@@ -145,7 +145,8 @@ class ScriptedProvider:
     def wait_until(self, holds: Callable[[], bool]) -> None:
         """For conditions on what is counted here."""
         with self._changed:
-            assert self._changed.wait_for(holds, _PATIENCE_SECONDS)
+            held = self._changed.wait_for(holds, _PATIENCE_SECONDS)
+            assert held, f"{len(self.asked)} asked, {self.connections} connected, {self.left} left"
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -207,11 +208,11 @@ class ScriptedProvider:
         leaving = asyncio.ensure_future(reader.left.wait())
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                with self.changing():
-                    self.left += 1
-                return False
-            return await answering
+            if answering.done() and not isinstance(answering.exception(), ConnectionError):
+                return answering.result()
+            with self.changing():
+                self.left += 1
+            return False
         finally:
             answering.cancel()
             leaving.cancel()
@@ -338,7 +339,7 @@ class _Stream:
 class _AnthropicStream(_Stream):
     def before(self) -> list[bytes]:
         usage = {**anthropic_usage(self.say), "output_tokens": 1}
-        message = {**anthropic_message(self.say), "content": [], "stop_reason": None, "usage": usage}
+        message = {**anthropic_message(replace(self.say, blocks=())), "stop_reason": None, "usage": usage}
         return [_event("message_start", message=message), _event("ping")]
 
     def _content(self) -> Iterator[tuple[bytes, bool]]:

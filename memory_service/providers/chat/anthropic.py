@@ -43,13 +43,14 @@ class AnthropicChat:
 
         self._exchange = Exchange(self.name, "/v1/messages", open_client)
         address = base_url or os.environ.get("ANTHROPIC_BASE_URL") or _API
-        self._diagnostics = (
-            urlsplit(address).hostname == urlsplit(_API).hostname if diagnostics is None else diagnostics
-        )
+        self.asks_why = urlsplit(address).hostname == urlsplit(_API).hostname if diagnostics is None else diagnostics
 
     def stream(self, call: ModelCall) -> AsyncGenerator[Delta | Reply, None]:
-        asked = {"diagnostics": {"previous_message_id": call.previous_id}} if self._diagnostics else {}
+        asked = {"diagnostics": {"previous_message_id": call.previous_id}} if self.asks_why else {}
         return self._exchange.stream({**call.request, "stream": True, **asked}, _Message())
+
+    async def load(self) -> None:
+        await self._exchange.client()
 
     async def prewarm(self, call: ModelCall) -> Mapping[str, Any]:
         answer = await self._exchange.answer({**call.request, "max_tokens": 0})
@@ -85,19 +86,18 @@ class _Message:
                     self._end |= {key: value for key, value in event["delta"].items() if value is not None}
                     self._count(event.get("usage"))
                 case "message_stop":
-                    self.is_whole = True
+                    self.is_whole = "stop_reason" in self._end
         except (LookupError, TypeError, ValueError, AttributeError):
             raise Malformed(f"an event of type {str(event.get('type'))[:40]!r} that makes no sense") from None
         return ()
 
     def reply(self) -> Reply:
-        reason = self._end.get("stop_reason") or self._start.get("stop_reason")
+        reason = str(self._end["stop_reason"])
         blocks = [self._finished(at, reason in _CUT_OFF) for at in sorted(self._blocks)]
         content = cleaned(reply_content({"content": [block for block in blocks if block is not None]}, ""))
-        calls = any(block.get("type") == "tool_use" for block in content)
         return Reply(
             content=content,
-            stop_reason=str(reason or ("tool_use" if calls else "end_turn")),
+            stop_reason=reason,
             usage=self._usage or None,
             id=self._start.get("id"),
             diagnostics=self._end.get("diagnostics") or self._start.get("diagnostics"),

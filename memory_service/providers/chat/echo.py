@@ -44,6 +44,9 @@ class Echo:
             id=f"echo_{_digest(request)}",
         )
 
+    async def load(self) -> None:
+        """There is nothing to load."""
+
     async def prewarm(self, call: ModelCall) -> Mapping[str, Any]:
         return _counted(call.request, 0, 0)
 

@@ -55,6 +55,9 @@ class OpenAIChat:
         options = {"stream": True, "stream_options": {"include_usage": True}}
         return self._exchange.stream({**self._body(call), **options}, _Completion())
 
+    async def load(self) -> None:
+        await self._exchange.client()
+
     async def prewarm(self, call: ModelCall) -> Mapping[str, Any]:
         answer = await self._exchange.answer({**self._body(call), "max_completion_tokens": 1})
         usage = answer.get("usage")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from memory_service.errors import InvalidInput
 from memory_service.providers.base import ChatProvider, TextCounter
@@ -56,6 +57,12 @@ class ChatProviders:
             case "echo":
                 return Echo(self._counter)
         raise InvalidInput(f"There is no provider {provider!r}; there are anthropic, openai and echo.")
+
+    async def load(self) -> None:
+        """Load the SDKs that will be needed, so that the first run does not wait for them."""
+        for provider in _ANY_OF:
+            with suppress(Exception):  # whoever calls it is told
+                await self.get(provider).load()
 
     async def close(self) -> None:
         for provider in self._opened.values():
