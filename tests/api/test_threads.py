@@ -178,7 +178,8 @@ def test_a_thread_takes_all_that_is_its_own_along(api: httpx2.Client, rows: Call
         refused(answer, 404, "not_found")
     ok(api.delete(f"/v1/threads/{fork['id']}"))
     left = {table: found for table, found in rows().items() if found}
-    assert left.keys() <= {"api_keys", "idempotency_records", "token_estimates"}
+    assert left.keys() <= {"api_keys", "idempotency_records", "token_estimates", "usage_entries"}
+    assert thread["id"] not in str(left["usage_entries"]), "what it cost stays, not what for"
     assert "SAID" not in str(left)
     assert "INSTRUCTED" not in str(left)
 
