@@ -264,6 +264,59 @@ ALTER TABLE memory.prompts ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE memory.run_events (
+    run_pk bigint NOT NULL,
+    seq integer NOT NULL,
+    project_id bigint NOT NULL,
+    type text NOT NULL,
+    content text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY memory.run_events FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE memory.runs (
+    pk bigint NOT NULL,
+    project_id bigint NOT NULL,
+    thread_pk bigint NOT NULL,
+    id text NOT NULL,
+    status text NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
+    spec text NOT NULL,
+    waiting_message text,
+    owner uuid,
+    spent text DEFAULT '{}'::text NOT NULL,
+    prompt_ids text[] DEFAULT '{}'::text[] NOT NULL,
+    message_ids text[] DEFAULT '{}'::text[] NOT NULL,
+    required_action text,
+    last_error text,
+    incomplete_reason text,
+    provider_reply_id text,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    CONSTRAINT runs_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'in_progress'::text, 'requires_action'::text, 'cancelling'::text, 'cancelled'::text, 'completed'::text, 'incomplete'::text, 'failed'::text, 'expired'::text])))
+);
+
+ALTER TABLE ONLY memory.runs FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.runs ALTER COLUMN pk ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME memory.runs_pk_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE memory.servers (
+    id uuid NOT NULL,
+    beat_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE memory.stable_texts (
     thread_pk bigint NOT NULL,
     digest text NOT NULL,
@@ -289,7 +342,8 @@ CREATE TABLE memory.threads (
     message_count integer DEFAULT 0 NOT NULL,
     last_role text,
     open_tool_use_ids text[] DEFAULT '{}'::text[] NOT NULL,
-    created_at timestamp with time zone NOT NULL
+    created_at timestamp with time zone NOT NULL,
+    active_run_id text
 );
 
 ALTER TABLE ONLY memory.threads FORCE ROW LEVEL SECURITY;
@@ -425,6 +479,18 @@ ALTER TABLE ONLY memory.prompts
 ALTER TABLE ONLY memory.prompts
     ADD CONSTRAINT prompts_project_id_id_key UNIQUE (project_id, id);
 
+ALTER TABLE ONLY memory.run_events
+    ADD CONSTRAINT run_events_pkey PRIMARY KEY (run_pk, seq);
+
+ALTER TABLE ONLY memory.runs
+    ADD CONSTRAINT runs_pkey PRIMARY KEY (pk);
+
+ALTER TABLE ONLY memory.runs
+    ADD CONSTRAINT runs_project_id_id_key UNIQUE (project_id, id);
+
+ALTER TABLE ONLY memory.servers
+    ADD CONSTRAINT servers_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY memory.stable_texts
     ADD CONSTRAINT stable_texts_pkey PRIMARY KEY (thread_pk, digest);
 
@@ -463,6 +529,12 @@ CREATE INDEX prompts_project_id_shared_digest_sent_at_idx ON memory.prompts USIN
 CREATE INDEX prompts_thread_pk_lane_key_pk_idx ON memory.prompts USING btree (thread_pk, lane_key, pk) WHERE (status = 'built'::text);
 
 CREATE INDEX prompts_thread_pk_pk_idx ON memory.prompts USING btree (thread_pk, pk);
+
+CREATE INDEX runs_status_idx ON memory.runs USING btree (status) WHERE (status = ANY (ARRAY['queued'::text, 'in_progress'::text, 'requires_action'::text, 'cancelling'::text]));
+
+CREATE UNIQUE INDEX runs_thread_pk_idx ON memory.runs USING btree (thread_pk) WHERE (status = ANY (ARRAY['in_progress'::text, 'requires_action'::text, 'cancelling'::text]));
+
+CREATE INDEX runs_thread_pk_pk_idx ON memory.runs USING btree (thread_pk, pk);
 
 CREATE INDEX threads_project_id_created_at_pk_idx ON memory.threads USING btree (project_id, created_at, pk);
 
@@ -506,6 +578,12 @@ ALTER TABLE ONLY memory.pending_embeddings
 ALTER TABLE ONLY memory.prompts
     ADD CONSTRAINT prompts_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
 
+ALTER TABLE ONLY memory.run_events
+    ADD CONSTRAINT run_events_run_pk_fkey FOREIGN KEY (run_pk) REFERENCES memory.runs(pk) ON DELETE CASCADE;
+
+ALTER TABLE ONLY memory.runs
+    ADD CONSTRAINT runs_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
+
 ALTER TABLE ONLY memory.stable_texts
     ADD CONSTRAINT stable_texts_thread_pk_fkey FOREIGN KEY (thread_pk) REFERENCES memory.threads(pk) ON DELETE CASCADE;
 
@@ -547,6 +625,10 @@ CREATE POLICY every_project ON memory.pending_embeddings TO memory_worker USING 
 CREATE POLICY every_project ON memory.projects TO memory_worker USING (true);
 
 CREATE POLICY every_project ON memory.prompts TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.run_events TO memory_worker USING (true);
+
+CREATE POLICY every_project ON memory.runs TO memory_worker USING (true);
 
 CREATE POLICY every_project ON memory.stable_texts TO memory_worker USING (true);
 
@@ -592,6 +674,10 @@ CREATE POLICY project ON memory.projects TO memory_app USING ((pk = ( SELECT (NU
 
 CREATE POLICY project ON memory.prompts TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
+CREATE POLICY project ON memory.run_events TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
+
+CREATE POLICY project ON memory.runs TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
+
 CREATE POLICY project ON memory.stable_texts TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
 
 CREATE POLICY project ON memory.threads TO memory_app USING (COALESCE((project_id = ( SELECT (NULLIF(current_setting('memory.project_id'::text, true), ''::text))::bigint AS "nullif")), false));
@@ -607,6 +693,10 @@ CREATE POLICY project ON memory.vectors_1 TO memory_app USING (COALESCE((project
 ALTER TABLE memory.projects ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE memory.prompts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.run_events ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE memory.runs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE memory.stable_texts ENABLE ROW LEVEL SECURITY;
 
@@ -658,6 +748,15 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.projects TO memory_worker;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.prompts TO memory_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.prompts TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.run_events TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.run_events TO memory_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.runs TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.runs TO memory_worker;
+
+GRANT SELECT ON TABLE memory.servers TO memory_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.servers TO memory_worker;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.stable_texts TO memory_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE memory.stable_texts TO memory_worker;

@@ -160,3 +160,11 @@ def api(service: Service, api_key: str) -> Iterator[httpx2.Client]:
     """An HTTP client with the key of the test's own project."""
     with httpx2.Client(base_url=service.url, headers={"authorization": f"Bearer {api_key}"}, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def other_api(service: Service, new_project: Callable[[], str]) -> Iterator[httpx2.Client]:
+    """A client of another project."""
+    headers = {"authorization": f"Bearer {new_project()}"}
+    with httpx2.Client(base_url=service.url, headers=headers, timeout=30) as client:
+        yield client

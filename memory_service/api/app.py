@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from memory_service import __version__
-from memory_service.api import answers, assistants, estimates, prompts, system, threads, transfer, usage, users
+from memory_service.api import answers, assistants, estimates, prompts, runs, system, threads, transfer, usage, users
 from memory_service.api.edge import Edge
 from memory_service.api.errors import add_error_handlers
 from memory_service.api.intake import Intake
@@ -21,6 +21,7 @@ from memory_service.config import Settings
 from memory_service.runtime import Runtime
 from memory_service.services import retention
 from memory_service.services.embedding import EmbeddingLoop
+from memory_service.services.execution import Runner
 
 # For the OpenAPI document; `deps` is what looks at the key.
 _BEARER = HTTPBearer(scheme_name="api_key", description="`msk_…`, or the header x-api-key.", auto_error=False)
@@ -36,12 +37,18 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     """`open_runtime` is called in the event loop that serves, and what it returns is closed when serving ends."""
+    intake = Intake()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime = app.state.runtime = open_runtime()
         loading = asyncio.gather(asyncio.to_thread(runtime.counter.count, "x"), runtime.chat.load())
-        beside = [asyncio.create_task(retention.run(runtime)), asyncio.create_task(EmbeddingLoop(runtime).run())]
+        runner = app.state.runner = Runner(runtime, intake.taken)
+        beside = [
+            asyncio.create_task(retention.run(runtime)),
+            asyncio.create_task(EmbeddingLoop(runtime).run()),
+            asyncio.create_task(runner.run()),
+        ]
         try:
             yield
         finally:
@@ -61,11 +68,11 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
         redirect_slashes=False,  # `GET /threads/` is an id that got lost, not the list
         redoc_url=None,
     )
-    for module in (threads, prompts, assistants, users, estimates, usage, transfer):
+    for module in (threads, prompts, runs, assistants, users, estimates, usage, transfer):
         app.include_router(module.router, dependencies=[Security(_BEARER)])
     app.include_router(system.router)
     add_error_handlers(app)
-    intake = app.state.intake = Intake()
+    app.state.intake = intake
     app.state.limits = Limits(requests=settings.requests_per_minute, wrong_keys=settings.wrong_keys_per_minute)
     return Edge(app, intake, max_body_bytes=settings.max_body_bytes, body_timeout_seconds=settings.body_timeout_seconds)
 

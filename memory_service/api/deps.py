@@ -15,6 +15,7 @@ from memory_service.api.routing import MAX_IDEMPOTENCY_KEY_CHARACTERS
 from memory_service.core.canonical import Raw, check_text, dumps
 from memory_service.errors import InvalidInput, NotFound
 from memory_service.runtime import Runtime, now_utc
+from memory_service.services.execution import Runner
 from memory_service.store import idempotency
 from memory_service.store.db import Session
 from memory_service.store.idempotency import Answer, IdempotentCall
@@ -29,6 +30,7 @@ class Context:
     """One authenticated request. `call` is set for a POST with an Idempotency-Key."""
 
     runtime: Runtime
+    runner: Runner
     project_id: int
     now: datetime
     call: IdempotentCall | None
@@ -51,7 +53,7 @@ async def get_context(request: Request) -> Context:
                 field="Idempotency-Key",
             )
         call = IdempotentCall(request.method, request.url.path, key, await _body_for_hash(request))
-    return Context(runtime, request.state.project_id, _now(request, runtime), call)
+    return Context(runtime, request.app.state.runner, request.state.project_id, _now(request, runtime), call)
 
 
 async def _body_for_hash(request: Request) -> bytes:

@@ -23,7 +23,7 @@ from memory_service.store.threads import get_thread
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["prompts"])
 
 
-def _spec(body: schemas.PromptCreate) -> PromptSpec:
+def prompt_spec(body: schemas.PromptCreate | schemas.RunCreate) -> PromptSpec:
     strategy = body.truncation_strategy
     if body.recall is False:
         recall: RecallSpec | None = RecallSpec(enabled=False)
@@ -40,7 +40,7 @@ def _spec(body: schemas.PromptCreate) -> PromptSpec:
         context=tuple(block.text for block in body.context),
         tools=tuple(check_tools(body.tools, "tools")) if body.tools is not None else None,
         ttl=ttl,
-        refresh=body.refresh,
+        refresh=getattr(body, "refresh", False),
     )
 
 
@@ -56,7 +56,7 @@ async def build_prompt(context: Ctx, thread_id: str, body: schemas.PromptCreate)
         context.runtime,
         context.project_id,
         thread_id,
-        _spec(body),
+        prompt_spec(body),
         draft(body.message, "message.") if body.message else None,
         context.now,
         dry_run=body.dry_run,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from memory_service.core.canonical import Raw, loads
 from memory_service.core.misses import explain_report
 from memory_service.core.pricing import Model, find_model
+from memory_service.core.runs import Spent
 from memory_service.core.usage import ReportedUsage, cost_of
 from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
+from memory_service.services.runs import ShownRun, required_action
 from memory_service.services.search import SearchResult
 from memory_service.services.usage import Reported
 from memory_service.store.messages import MessageRecord
@@ -45,7 +48,7 @@ def thread(record: ThreadRecord, pending_embeddings: int) -> dict[str, Any]:
         "message_count": record.message_count,
         "last_seq": record.last_seq,
         "pending_embeddings": pending_embeddings,
-        "active_run_id": None,
+        "active_run_id": record.active_run_id,
     }
 
 
@@ -75,6 +78,31 @@ def message(record: MessageRecord, thread_id: str) -> dict[str, Any]:
         "run_id": record.run_id,
         "metadata": dict(record.metadata or {}),
         "created_at": time(record.created_at),
+    }
+
+
+def run(shown: ShownRun) -> dict[str, Any]:
+    record = shown.record
+    spent = loads(record.spent)
+    return {
+        "id": record.id,
+        "object": "run",
+        "thread_id": shown.thread_id,
+        "status": record.status,
+        "provider": record.provider,
+        "model": record.model,
+        "required_action": required_action(record),
+        "last_error": _raw(record.last_error),
+        "incomplete_reason": record.incomplete_reason,
+        "usage": {**asdict(Spent(**spent)), "prompt_tokens": Spent(**spent).prompt_tokens},
+        "reply": shown.reply and message(shown.reply, shown.thread_id),
+        "message_ids": list(record.message_ids),
+        "prompt_ids": list(record.prompt_ids),
+        "metadata": dict(record.metadata),
+        "created_at": time(record.created_at),
+        "started_at": record.started_at and time(record.started_at),
+        "expires_at": record.expires_at and time(record.expires_at),
+        "ended_at": record.ended_at and time(record.ended_at),
     }
 
 

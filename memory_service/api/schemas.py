@@ -288,6 +288,70 @@ class PromptCreate(Input):
     ] = False
 
 
+class RunBudgetInput(Input):
+    """Bounds on all calls of the run together; at one of them the run ends `incomplete` and says which."""
+
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
+    cost_usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+
+
+class RunCreate(Input):
+    provider: Provider | None = None
+    model: ModelName | None = None
+    message: UserMessage | None = None
+    max_prompt_tokens: MaxPromptTokens | None = None
+    max_output_tokens: MaxOutputTokens | None = None
+    truncation_strategy: Strategy | None = None
+    recall: Recall | None = None
+    context: Annotated[
+        list[TextBlock],
+        Field(max_length=100, description="For this run only: stands before the question, and is not kept."),
+    ] = []
+    tools: Tools | None = None
+    cache: Cache | None = None
+    parameters: Annotated[
+        dict[str, Any],
+        Field(
+            max_length=32, description="Added to the request as they are: `temperature`, `tool_choice`, `thinking`, …"
+        ),
+    ] = {}
+    run_budget: RunBudgetInput = RunBudgetInput()
+    timeout_seconds: Annotated[
+        float, Field(gt=0, le=86_400, description="How long the run may work; waiting for tools is not counted.")
+    ] = 600
+    tool_timeout_seconds: Annotated[
+        float, Field(gt=0, le=86_400, description="How long it waits for tool outputs before it is `expired`.")
+    ] = 600
+    on_busy: Annotated[
+        Literal["refuse", "queue"],
+        Field(description="While another run is active: 409 `thread_busy`, or wait for its end, in order."),
+    ] = "refuse"
+    stream: Annotated[bool, Field(description="Answer with the run's events as they happen (SSE).")] = False
+    wait: Annotated[bool, Field(description="Answer when the run has stopped, instead of at once.")] = False
+    metadata: Metadata = {}
+
+    @model_validator(mode="after")
+    def _one_way_to_follow(self) -> RunCreate:
+        if self.stream and self.wait:
+            raise ValueError("send `stream` or `wait`, not both")
+        return self
+
+
+class ToolOutput(Input):
+    tool_use_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    content: Content = ""
+    is_error: bool = False
+
+
+class ToolOutputs(Input):
+    """The outputs of all calls that the run waits for."""
+
+    tool_outputs: Annotated[list[ToolOutput], Field(min_length=1, max_length=128)]
+    stream: bool = False
+    wait: bool = False
+
+
 class UsageReport(Input):
     usage: dict[str, Any]
     message: Reply | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import accumulate, chain, pairwise
@@ -22,7 +22,7 @@ from memory_service.core.messages import (
 )
 from memory_service.core.recall import index_entry, moved_entry
 from memory_service.core.terms import passages_of
-from memory_service.errors import EmbedderUnavailable, InvalidMessage
+from memory_service.errors import Conflict, EmbedderUnavailable, InvalidMessage
 from memory_service.providers.base import TextCounter
 from memory_service.runtime import Runtime, new_id
 from memory_service.store import edits
@@ -150,8 +150,10 @@ async def append(
     """Append prepared messages to a thread whose row this transaction holds. All or none.
 
     `fields[i]` is where message i stood in the request. `seqs` is for copies of a thread from which messages were
-    deleted: it may leave gaps. `enqueue` as in the store's `append`. Raises InvalidMessage.
+    deleted: it may leave gaps. `enqueue` as in the store's `append`. Raises InvalidMessage, and Conflict while a run is
+    active that did not write them.
     """
+    check_free(thread, {message.run_id for message in messages})
     tail = thread.tail
     placed: list[Placed] = []
     seq = thread.last_seq
@@ -164,6 +166,17 @@ async def append(
     records = await message_store.append(session, [Addition(thread.pk, placed, tail)], enqueue=enqueue)
     note_appended(session, records)
     return records
+
+
+def check_free(thread: ThreadRecord, run_ids: Collection[str | None] = (None,)) -> None:
+    """Raises Conflict while a run of another id is active on the thread."""
+    if thread.active_run_id is not None and {*run_ids} != {thread.active_run_id}:
+        raise Conflict(
+            f"Run {thread.active_run_id} is active on this thread; wait for its end, cancel it, or start a run with "
+            '`on_busy` "queue".',
+            code="thread_busy",
+            run_id=thread.active_run_id,
+        )
 
 
 def note_appended(session: Session, records: Sequence[MessageRecord]) -> None:
@@ -182,6 +195,7 @@ async def edit(
 
     Raises InvalidMessage when a tool call and its result would come apart.
     """
+    check_free(thread)
     merged = {**(message.metadata or {}), **metadata}
     kept = {key: value for key, value in merged.items() if value is not None}
     if new is None:
@@ -193,7 +207,8 @@ async def edit(
 
 
 async def delete(session: Session, thread: ThreadRecord, message: MessageRecord, now: datetime) -> None:
-    """Raises InvalidMessage when a tool result would lose its call."""
+    """Raises InvalidMessage when a tool result would lose its call, Conflict while a run is active."""
+    check_free(thread)
     await edits.bury(session, thread, message, now)
     await _revalidate(session, thread, message.seq, deleted=1, action="delete")
 

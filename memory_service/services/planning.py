@@ -104,7 +104,7 @@ async def outline(
     Raises NoUserMessage, PromptTooLarge, InvalidInput, InvalidMessage.
     """
     assistant = await get_assistant(session, thread.assistant_id) if thread.assistant_id else None
-    spec = _with_defaults(spec, thread, assistant)
+    spec = with_defaults(spec, thread, assistant)
     request = settle(runtime, spec)
     stable = await stable_part(runtime, thread, assistant, spec.tools)
     estimate = await _estimate(session, request)
@@ -233,7 +233,7 @@ def _check_sold_by(models: Sequence[Model], provider: str, name: str) -> None:
         )
 
 
-def _with_defaults(spec: PromptSpec, thread: ThreadRecord, assistant: AssistantRecord | None) -> PromptSpec:
+def with_defaults(spec: PromptSpec, thread: ThreadRecord, assistant: AssistantRecord | None) -> PromptSpec:
     """The caller's choices first, then the thread's, then the assistant's."""
     defaults = loads(assistant.defaults) if assistant and assistant.defaults else {}
     strategy = thread.truncation_strategy and loads(thread.truncation_strategy)

@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 
 from memory_service.runtime import Runtime, now_utc
-from memory_service.store import idempotency, retention
+from memory_service.store import idempotency, retention, runs
 from memory_service.telemetry import logger
 
 _EVERY_SECONDS = 3600
@@ -30,6 +30,7 @@ async def sweep(runtime: Runtime, now: datetime, *, rows_at_once: int = _ROWS_AT
     """Delete what is old enough at `now`; returns how many of each kind. Short transactions, one after another."""
     deleted: Counter[str] = Counter()
     await _sweep_answers(runtime, now, rows_at_once, deleted)
+    await _sweep_events(runtime, now - idempotency.KEPT, rows_at_once, deleted)
     if days := runtime.settings.prompt_retention_days:
         await _sweep_prompts(runtime, now - timedelta(days=days), rows_at_once, deleted)
     return +deleted
@@ -41,6 +42,15 @@ async def _sweep_answers(runtime: Runtime, now: datetime, limit: int, deleted: C
         async with runtime.worker_db.transaction(None) as session:
             count = await idempotency.delete_expired(session, now, limit)
         deleted["idempotency_records"] += count
+
+
+async def _sweep_events(runtime: Runtime, until: datetime, limit: int, deleted: Counter[str]) -> None:
+    """Of runs that ended as long ago as a stream can be asked for again."""
+    count = limit
+    while count == limit:
+        async with runtime.worker_db.transaction(None) as session:
+            count = await runs.delete_old(session, until, limit)
+        deleted["run_events"] += count
 
 
 async def _sweep_prompts(runtime: Runtime, until: datetime, limit: int, deleted: Counter[str]) -> None:

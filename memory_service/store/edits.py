@@ -14,6 +14,7 @@ from memory_service.store import vectors
 from memory_service.store.db import Session
 from memory_service.store.idempotency import erase_message
 from memory_service.store.messages import MESSAGE_COLUMNS, MessageRecord, NewMessage, add_tool_uses, explain_conflict
+from memory_service.store.runs import erase_events
 from memory_service.store.threads import ThreadRecord
 
 
@@ -28,6 +29,7 @@ async def replace(
     """Give a message a new revision; the old one is kept for the prompts that showed it. Raises InvalidMessage."""
     place = {"thread_pk": thread.pk, "seq": message.seq}
     if new.content != message.content:
+        await erase_events(session, thread.pk, message.id)
         await session.execute(
             text(
                 "INSERT INTO message_revisions (thread_pk, seq, until_version, project_id, content)"
@@ -81,6 +83,7 @@ async def bury(session: Session, thread: ThreadRecord, message: MessageRecord, n
     """Delete a message: a tombstone keeps its seq, and nothing keeps its text."""
     place = {"thread_pk": thread.pk, "seq": message.seq}
     await erase_message(session, thread.id, message.id)
+    await erase_events(session, thread.pk, message.id)
     for statement in (
         "DELETE FROM message_terms WHERE thread_pk = :thread_pk AND seq = :seq",
         "DELETE FROM message_revisions WHERE thread_pk = :thread_pk AND seq = :seq",

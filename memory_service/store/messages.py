@@ -242,6 +242,14 @@ def explain_conflict(error: IntegrityError) -> Exception:
 
 async def get_message(session: Session, thread_pk: int, id: str) -> MessageRecord:
     """Raises NotFound, for a deleted message too."""
+    found = await find_message(session, thread_pk, id)
+    if found is None:
+        raise NotFound(f"There is no message {id[:64]!r} in this thread.", field="message_id")
+    return found
+
+
+async def find_message(session: Session, thread_pk: int, id: str) -> MessageRecord | None:
+    """None for a deleted message too."""
     found = await session.execute(
         text(
             f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE project_id = :project_id AND id = :id"
@@ -250,9 +258,7 @@ async def get_message(session: Session, thread_pk: int, id: str) -> MessageRecor
         {"project_id": session.info["project_id"], "id": id, "thread_pk": thread_pk},
     )
     row = found.first()
-    if row is None:
-        raise NotFound(f"There is no message {id[:64]!r} in this thread.", field="message_id")
-    return MessageRecord(**row._mapping)
+    return MessageRecord(**row._mapping) if row else None
 
 
 async def list_messages(session: Session, thread_pk: int, query: PageQuery) -> Page[MessageRecord]:

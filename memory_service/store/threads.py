@@ -19,7 +19,7 @@ from memory_service.store.pages import Page, PageQuery, fetch_page
 
 _THREAD = (
     "pk, id, user_id, assistant_id, instructions, tools, documents, truncation_strategy, metadata, version, last_seq,"
-    " message_count, last_role, open_tool_use_ids, created_at"
+    " message_count, last_role, open_tool_use_ids, created_at, active_run_id"
 )
 _ASSISTANT = "pk, id, name, model, provider, instructions, tools, documents, defaults, metadata, created_at"
 # Columns a PATCH may set; the names are those of the API.
@@ -63,6 +63,7 @@ class ThreadRecord:
     last_role: str | None
     open_tool_use_ids: tuple[str, ...]
     created_at: datetime
+    active_run_id: str | None
 
     @property
     def tail(self) -> Tail:

@@ -61,6 +61,10 @@ CACHE_MISSES = Counter(
     ("provider", "reason"),
     registry=_REGISTRY,
 )
+RUNS = Counter("memory_runs", "Stretches of runs, by how they ended.", ("provider", "status"), registry=_REGISTRY)
+PROVIDER_ERRORS = Counter(
+    "memory_provider_errors", "Calls of models that failed, each attempt.", ("provider", "code"), registry=_REGISTRY
+)
 DATABASE_UP = Gauge("memory_database_up", "1 if the database answered just now.", registry=_REGISTRY)
 CONNECTIONS = Gauge("memory_database_connections", "Size of the connection pool.", ("pool",), registry=_REGISTRY)
 CONNECTIONS_IN_USE = Gauge(

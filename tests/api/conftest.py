@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-import httpx2
 import psycopg
 import pytest
 from psycopg import sql
@@ -54,14 +53,6 @@ def unchanged(rows: Callable[[], Rows]) -> Callable[[], AbstractContextManager[N
         assert rows() == before
 
     return check
-
-
-@pytest.fixture
-def other_api(service: Service, new_project: Callable[[], str]) -> Iterator[httpx2.Client]:
-    """A client of another project."""
-    headers = {"authorization": f"Bearer {new_project()}"}
-    with httpx2.Client(base_url=service.url, headers=headers, timeout=30) as client:
-        yield client
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ BODIES: dict[Operation, Any] = {
     ("patch", "/v1/threads/{thread_id}/messages/{message_id}"): {"content": "x"},
     ("post", "/v1/threads/{thread_id}/prompts"): {"model": "claude-sonnet-5"},
     ("post", "/v1/threads/{thread_id}/prompts/{prompt_id}/usage"): {"usage": {"input_tokens": 5}},
+    ("post", "/v1/threads/{thread_id}/runs"): {"model": "x", "provider": "echo", "message": "hi"},
+    ("post", "/v1/threads/{thread_id}/runs/{run_id}/tool_outputs"): {"tool_outputs": [{"tool_use_id": "x"}]},
+    ("post", "/v1/threads/{thread_id}/runs/{run_id}/cancel"): None,
     ("post", "/v1/assistants"): {},
     ("patch", "/v1/assistants/{assistant_id}"): {"instructions": "x"},
     ("post", "/v1/search"): {"q": "hello", "user_id": "u"},
@@ -52,11 +55,14 @@ def ids(api: httpx2.Client) -> dict[str, str]:
     thread = new_thread(api, user_id="u", assistant_id=assistant["id"])
     message = append(api, thread["id"], "user", "hello")
     prompt = ok(build(api, thread["id"]), 201)
+    asked = {"model": "x", "provider": "echo", "message": "hi", "wait": True}
+    run = ok(api.post(f"/v1/threads/{thread['id']}/runs", json=asked), 201)
     return {
         "assistant_id": assistant["id"],
         "thread_id": thread["id"],
         "message_id": message["id"],
         "prompt_id": prompt["id"],
+        "run_id": run["id"],
         "user_id": "u",
     }
 

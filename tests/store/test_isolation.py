@@ -21,7 +21,19 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from memory_service.errors import NotFound
-from memory_service.store import edits, embedding, messages, projects, prompts, recall, threads, usage, users, vectors
+from memory_service.store import (
+    edits,
+    embedding,
+    messages,
+    projects,
+    prompts,
+    recall,
+    runs,
+    threads,
+    usage,
+    users,
+    vectors,
+)
 from memory_service.store.db import Database, Session
 from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.idempotency import IdempotentCall, find
@@ -37,7 +49,7 @@ BUILTIN = EmbedderRecord(1, "builtin:1", "{}", 384, "active", datetime.now(UTC),
 QUERY = np.full(384, 0.05, dtype=np.float32)
 INSUFFICIENT_PRIVILEGE = "42501"
 #: What holds no project's rows.
-SHARED_TABLES = {"alembic_version", "embedders"}
+SHARED_TABLES = {"alembic_version", "embedders", "servers"}
 #: `vectors_1` is of the built-in embedder; each further embedder has one made by the same function.
 OWN_TABLES = ("vectors_1", *(name for name in metadata.tables if name not in {"projects"} | SHARED_TABLES))
 
@@ -53,6 +65,8 @@ class Tenant:
     message_ids: Sequence[str]
     assistant_id: str
     prompt_id: str
+    run_id: str
+    run_pk: int
     call: IdempotentCall
 
 
@@ -93,6 +107,9 @@ def fill(service: Service, database_url: str, key: str) -> Tenant:
         assert api.patch(f"/v1{path}/messages/{written[3]['id']}", json={"content": "In the boat."}).is_success
         prompt = post(path + "/prompts", {})
         post(f"{path}/prompts/{prompt['id']}/usage", {"usage": {"input_tokens": 50, "output_tokens": 1}})
+        run = {"provider": "echo", "model": "echo", "message": "And the bait?", "wait": True}
+        run = post(path + "/runs", run)
+        assert run["status"] == "completed"
         body = api.build_request("POST", "/", json={"messages": history}).content
     with psycopg.connect(database_url) as owner:
         found = owner.execute(
@@ -106,11 +123,17 @@ def fill(service: Service, database_url: str, key: str) -> Tenant:
             " VALUES (%s, 1, 1, %s, 'infinity')",
             [found[1], found[0]],
         )
+        run_pk = owner.execute(
+            "SELECT pk FROM memory.runs WHERE project_id = %s AND id = %s", [found[0], run["id"]]
+        ).fetchone()
+        assert run_pk
         for table in OWN_TABLES:
             held = owner.execute(f"SELECT count(*) FROM memory.{table} WHERE project_id = %s", [found[0]]).fetchone()
             assert held != (0,), f"the test must have a row in {table}"
     return Tenant(
         *(found[0], key, found[1], thread["id"], [m["id"] for m in written], assistant["id"], prompt["id"]),
+        run["id"],
+        run_pk[0],
         IdempotentCall("POST", f"/v1{path}/messages", "the same key", body),
     )
 
@@ -262,6 +285,9 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
             "user index": [i for i in await recall.user_indexes(session, "the same user") if i.thread_pk == pk],
             "prompt": await or_none(prompts.get_prompt(session, pk, tenant.prompt_id)),
             "prompts": (await prompts.list_prompts(session, pk, newest)).items,
+            "run": await or_none(runs.get_run(session, pk, tenant.run_id)),
+            "runs": (await runs.list_runs(session, pk, newest)).items,
+            "events": await runs.events_after(session, {tenant.run_pk: 0}),
             "estimates": (await prompts.list_estimates(session))[int(tenant is other) :],
             "answer": await find(session, tenant.call, now),
             "used": (await usage.sum_all(session, usage.Selection(thread_id=tenant.thread_id))).calls,
@@ -293,8 +319,8 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
         await vectors.copy(session, other.thread_pk, other.thread_pk, 5)
         await prompts.mark_edited(session, other.thread_pk, 1, deleted=True)
         await usage.forget_threads(session, [other.thread_id])
-        assert (await users.count(session, "the same user")).calls == 1, "of either project's users of that name"
-        assert await usage.forget_user(session, "the same user", 10) == 1
+        assert (await users.count(session, "the same user")).calls == 2, "of either project's users of that name"
+        assert await usage.forget_user(session, "the same user", 10) == 2
         return found
 
     own, foreign = within(database_url, one.pk, look_and_touch)
@@ -302,7 +328,7 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
     assert {name: found for name, found in foreign.items() if found} == {}
     assert len(forgotten_kinds(forgetful)) >= 7, forgetful
     kept = rows(database_url, other.pk, "SELECT count(*) FROM messages WHERE content IS NOT NULL")
-    assert kept == [(len(other.message_ids),)]
+    assert kept == [(len(other.message_ids) + 2,)]  # those of the run
     assert rows(database_url, other.pk, "SELECT count(*) FROM vectors_1 WHERE seq IN (1, 5)") == [(2,)]
 
 

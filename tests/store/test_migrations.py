@@ -66,6 +66,12 @@ ROWS = {
             cache_write_5m_tokens, cache_write_1h_tokens, uncached_tokens, output_tokens, cost_usd)
             VALUES (1, 'report', now(), 'thread_1', 'anthropic', 'm', 1, 2, 3, 4, 5, 0.0000000012);
     """,
+    "0007": """
+        INSERT INTO runs (project_id, thread_pk, id, status, provider, model, spec, created_at)
+            VALUES (1, 1, 'run_1', 'completed', 'echo', 'm', '{}', now());
+        INSERT INTO run_events (run_pk, seq, project_id, type, content) VALUES (1, 1, 1, 'run.created', '{}');
+        INSERT INTO servers (id) VALUES ('00000000-0000-0000-0000-000000000001');
+    """,
 }
 
 

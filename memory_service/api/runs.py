@@ -1,0 +1,182 @@
+"""Runs: start, follow, answer their tools, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+
+from memory_service.api import answers, render, schemas
+from memory_service.api.deps import Context, Ctx, NewestFirst, json_response
+from memory_service.api.prompts import prompt_spec
+from memory_service.api.routing import CanonicalRoute
+from memory_service.api.threads import draft
+from memory_service.core.canonical import dumps, loads
+from memory_service.core.runs import RunBudget, check_parameters
+from memory_service.errors import InvalidInput
+from memory_service.services import runs
+from memory_service.services.run_spec import RunSpec
+from memory_service.services.runs import ShownRun
+from memory_service.store import messages as message_store
+from memory_service.store import runs as run_store
+from memory_service.store.runs import RunEvent
+from memory_service.store.threads import get_thread
+
+router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["runs"])
+_KEEP_ALIVE_SECONDS = 15.0
+_KEEP_ALIVE = b": keep-alive\n\n"
+# What a stream ends with: from here on the run goes on only when its caller does something.
+_STOPPED = frozenset({"requires_action", "completed", "incomplete", "failed", "cancelled", "expired"})
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "With `stream`: the run's events.", "content": {"text/event-stream": {}}}
+}
+LastEventId = Annotated[
+    str | None, Header(description="Of the last event that was received: the stream goes on behind it.")
+]
+
+
+@router.post("/threads/{thread_id}/runs", status_code=201, response_model=answers.Run, responses=_STREAM)
+async def create_run(context: Ctx, thread_id: str, body: schemas.RunCreate) -> Response:
+    """Execute a model on the thread: append `message`, build the prompt, call, keep the reply."""
+    check_parameters(body.parameters)
+    spec = RunSpec(
+        prompt=prompt_spec(body),
+        parameters=body.parameters,
+        budget=RunBudget(**body.run_budget.model_dump()),
+        timeout_seconds=body.timeout_seconds,
+        tool_timeout_seconds=body.tool_timeout_seconds,
+    )
+    shown = await runs.create(
+        context.runtime,
+        context.runner,
+        context.project_id,
+        thread_id,
+        spec,
+        draft(body.message, "message.") if body.message else None,
+        body.metadata,
+        body.on_busy,
+        context.now,
+        context.call,
+    )
+    return await _answer(context, shown, stream=body.stream, wait=body.wait, status=201)
+
+
+@router.get("/threads/{thread_id}/runs", response_model=answers.Page[answers.Run])
+async def list_runs(context: Ctx, page: NewestFirst, thread_id: str) -> Response:
+    """List the runs of a thread, newest first, without their replies."""
+    async with context.runtime.db.read_only(context.project_id) as session:
+        thread = await get_thread(session, thread_id)
+        found = await run_store.list_runs(session, thread.pk, page)
+    return json_response(render.page(found, lambda record: render.run(ShownRun(thread_id, record, None))))
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}", response_model=answers.Run, responses=_STREAM)
+async def get_run(
+    context: Ctx,
+    thread_id: str,
+    run_id: str,
+    stream: Annotated[bool, Query(description="Answer with the run's events (SSE), from the first on.")] = False,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """One run; or its events, also those that came before."""
+    shown = await runs.get(context.runtime, context.project_id, thread_id, run_id)
+    if stream:
+        return _stream(context, shown, _seq(last_event_id))
+    return json_response(render.run(shown))
+
+
+@router.post("/threads/{thread_id}/runs/{run_id}/tool_outputs", response_model=answers.Run, responses=_STREAM)
+async def submit_tool_outputs(context: Ctx, thread_id: str, run_id: str, body: schemas.ToolOutputs) -> Response:
+    """Give a run the outputs of all tool calls that it waits for, and let it go on."""
+    outputs = [
+        {"tool_use_id": o.tool_use_id, "content": o.content, **({"is_error": True} if o.is_error else {})}
+        for o in body.tool_outputs
+    ]
+    shown = await runs.answer_tools(
+        context.runtime,
+        context.runner,
+        context.project_id,
+        thread_id,
+        run_id,
+        outputs,
+        context.now,
+        context.call,
+    )
+    return await _answer(context, shown, stream=body.stream, wait=body.wait, status=200)
+
+
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel", response_model=answers.Run)
+async def cancel_run(context: Ctx, thread_id: str, run_id: str) -> Response:
+    """Stop a run. What the model had said is kept, as an `incomplete` message."""
+    shown = await runs.cancel(context.runtime, context.runner, context.project_id, thread_id, run_id, context.now)
+    return json_response(render.run(shown))
+
+
+async def _answer(context: Context, shown: ShownRun, *, stream: bool, wait: bool, status: int) -> Response:
+    if stream:
+        return _stream(context, shown, shown.since)
+    if wait:
+        async for _ in _events(context, shown, shown.since):
+            pass
+        shown = await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)
+    return json_response(render.run(shown), status)
+
+
+def _seq(last_event_id: str | None) -> int:
+    if last_event_id is None:
+        return 0
+    if not last_event_id.isascii() or not last_event_id.isdecimal() or int(last_event_id) >= 2**31:
+        raise InvalidInput(
+            "Last-Event-ID must be the `id` of an event of this run.", code="invalid_header", field="Last-Event-ID"
+        )
+    return int(last_event_id)
+
+
+def _stream(context: Context, shown: ShownRun, after: int) -> Response:
+    async def written() -> AsyncIterator[bytes]:
+        async for event in _events(context, shown, after):
+            if event is None:
+                yield _KEEP_ALIVE
+            else:
+                content = dumps(await _content(context, shown, event))
+                yield format_sse_event(data_str=content, event=event.type, id=str(event.seq) if event.seq else None)
+
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(written(), headers=headers, media_type="text/event-stream")
+
+
+async def _events(context: Context, shown: ShownRun, after: int) -> AsyncIterator[RunEvent | None]:
+    """The events of a run until it stops; None when nothing has happened for a while."""
+    run = shown.record
+    while True:
+        # Of a run that stopped, all is written that there is.
+        seconds = 0.5 if run.status in _STOPPED else _KEEP_ALIVE_SECONDS
+        found = await context.runner.journal.next_events(run.pk, after, seconds)
+        for event in found:
+            after = event.seq
+            yield event
+        if not found and run.status in _STOPPED:
+            yield RunEvent(run.pk, 0, f"run.{run.status}", "{}")
+            return
+        if not found:
+            yield None
+        if not found or found[-1].type.removeprefix("run.") in _STOPPED:
+            run = (await runs.get(context.runtime, context.project_id, shown.thread_id, run.id)).record
+            if found and found[-1].type == f"run.{run.status}":
+                return
+
+
+async def _content(context: Context, shown: ShownRun, event: RunEvent) -> Any:
+    """What an event tells. Runs and messages are shown as they are now: what was deleted does not come back."""
+    content = loads(event.content)
+    if event.type == "message.completed":
+        async with context.runtime.db.read_only(context.project_id) as session:
+            found = await message_store.find_message(session, shown.record.thread_pk, content["message_id"])
+        return {"message": found and render.message(found, shown.thread_id)}
+    if event.type.startswith("run."):
+        found_run = await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)
+        return {"run": render.run(found_run)}
+    return content

@@ -1,0 +1,205 @@
+"""The end of a stretch of work on a run: reply, usage, state and events, in one transaction.
+
+Whoever ends a run holds the thread's row and finds the run still as it was, or leaves it: so no reply is kept twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from memory_service.core.canonical import dumps
+from memory_service.core.pricing import find_model
+from memory_service.core.runs import Spent, tool_calls, unanswered
+from memory_service.core.usage import ReportedUsage, cost_of
+from memory_service.errors import NotFound
+from memory_service.runtime import Runtime, now_utc
+from memory_service.services import ingest, usage
+from memory_service.services.calling import Ending, Job, text_blocks
+from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
+from memory_service.store import runs as store
+from memory_service.store.db import Session
+from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.runs import RunEvent, RunRecord, Stray
+from memory_service.store.threads import get_thread
+from memory_service.telemetry import metrics
+
+#: A server that wrote no beat for so long is taken for dead.
+DEAD_AFTER_SECONDS = 6.0
+_WORKED_ON = ("in_progress", "cancelling")
+_SERVER_LOST = {
+    "code": "server_lost",
+    "message": "The service was ended while it worked on this run; what the model had said is kept. Start another run.",
+    "details": {},
+}
+
+
+async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: Sequence[RunEvent]) -> None:
+    """End what `server` works on. `events` are those of the run that nobody wrote yet. Raises InvalidMessage for a reply
+    that cannot be kept."""
+    now = job.clock()
+    content = list(ending.reply.content) if ending.reply else job.heard_blocks()
+    status = "completed" if ending.reply and ending.status != "incomplete" else "incomplete"
+    draft = ingest.Draft("assistant", content, "message.", {}, id=job.message_id, status=status, run_id=job.run.id)
+    prepared = await ingest.prepare(runtime, [draft] if content else [], now)
+    async with runtime.db.transaction(job.project_id) as session:
+        try:
+            thread = await get_thread(session, job.thread_id, lock=True)
+            run = await store.get_run(session, thread.pk, job.run.id)
+        except NotFound:
+            return
+        if run.owner != server or run.status not in _WORKED_ON:
+            return
+        if run.status == "cancelling" and ending.status == "requires_action":
+            ending = replace(ending, status="cancelled")
+        kept = await _keep(runtime, session, job, ending, prepared[0] if prepared else None, now)
+        await _settle(runtime, session, job, run, ending, kept, events, now)
+
+
+async def _keep(
+    runtime: Runtime, session: Session, job: Job, ending: Ending, reply: NewMessage | None, now: datetime
+) -> MessageRecord | None:
+    """The reply, whole or in part, and what the provider reported for it."""
+    kept = None
+    if ending.reply and ending.reply.usage and job.prompt and job.prompt.id:
+        reported = await usage.report(
+            runtime,
+            session,
+            job.thread_id,
+            job.prompt.id,
+            ending.reply.usage,
+            reply,
+            now,
+            run_id=job.run.id,
+            diagnostics=ending.reply.diagnostics,
+        )
+        kept = reported.reply
+    elif reply is not None:
+        (kept,) = await ingest.append(session, await get_thread(session, job.thread_id), [reply], ["message."])
+    if ending.status != "requires_action":
+        await answer_open_calls(runtime, session, job.thread_id, job.run.id, "This call was not executed.", now)
+    return kept
+
+
+async def _settle(
+    runtime: Runtime,
+    session: Session,
+    job: Job,
+    run: RunRecord,
+    ending: Ending,
+    kept: MessageRecord | None,
+    events: Sequence[RunEvent],
+    now: datetime,
+) -> None:
+    waits = ending.status == "requires_action"
+    calls = tool_calls(ending.reply.content) if ending.reply and waits else []
+    run = await store.update(
+        session,
+        run,
+        status=ending.status,
+        owner=None,
+        spent=dumps(_spent(runtime, job, ending)),
+        required_action=dumps(calls) if calls else None,
+        last_error=dumps(ending.error) if ending.error else None,
+        incomplete_reason=ending.incomplete_reason,
+        provider_reply_id=ending.reply.id if ending.reply and ending.reply.id else run.provider_reply_id,
+        expires_at=now_utc() + timedelta(seconds=job.spec.tool_timeout_seconds) if waits else None,
+        ended_at=None if waits else now,
+        prompt_ids=[job.prompt.id] if job.prompt and job.prompt.id else [],
+        message_ids=[kept.id] if kept else [],
+    )
+    await store.add_events(session, [*events, *closing_events(run, kept, job.log.last_seq)])
+    metrics.RUNS.labels(run.provider, run.status).inc()
+
+
+def _spent(runtime: Runtime, job: Job, ending: Ending) -> Spent:
+    spent = replace(job.spent, seconds=round(job.spent.seconds + job.seconds, 3))
+    if not (ending.reply and ending.reply.usage and job.prompt):
+        return spent
+    reported = ReportedUsage.parse(ending.reply.usage)
+    return spent.plus(
+        reported.cache_read_tokens,
+        reported.cache_write_tokens,
+        reported.uncached_tokens,
+        reported.output_tokens,
+        _cost_usd(runtime, job.prompt, reported),
+    )
+
+
+def _cost_usd(runtime: Runtime, prompt: BuiltPrompt, reported: ReportedUsage) -> float | None:
+    """Of one call, its reply included; None when the price is not known."""
+    explained = prompt.explanation
+    model = find_model(runtime.models, str(explained["provider"]), str(explained["model"]))
+    cost = cost_of(model, reported, breakpoint_ttl(explained))
+    return None if cost.usd is None or cost.output_usd is None else cost.usd + cost.output_usd
+
+
+async def end_stray(runtime: Runtime, stray: Stray, said: Sequence[str], now: datetime) -> None:
+    """End a run whose server is dead, keeping what its model had said, or whose caller did not answer in time."""
+    content = text_blocks(said)
+    draft = ingest.Draft("assistant", content, "message.", {}, status="incomplete", run_id=stray.run_id)
+    prepared = await ingest.prepare(runtime, [draft] if content else [], now)
+    async with runtime.db.transaction(stray.project_id) as session:
+        thread = await get_thread(session, stray.thread_id, lock=True)
+        run = await store.get_run(session, thread.pk, stray.run_id)
+        if run.status in _WORKED_ON and await store.is_dead(session, run.owner, DEAD_AFTER_SECONDS):
+            kept = await ingest.append(session, thread, prepared, ["message."]) if prepared else []
+            lost = run.status == "in_progress"
+            await _end_by(session, run, "failed" if lost else "cancelled", now, kept, _SERVER_LOST if lost else None)
+        elif run.status == "requires_action" and run.expires_at and run.expires_at < now:
+            await answer_open_calls(runtime, session, stray.thread_id, run.id, "No output came in time.", now)
+            await _end_by(session, run, "expired", now)
+
+
+async def end_idle(
+    runtime: Runtime, session: Session, thread_id: str, run: RunRecord, status: str, now: datetime, error: object = None
+) -> RunRecord:
+    """End a run that no model works on. The caller holds the thread's row."""
+    if run.status == "requires_action":
+        await answer_open_calls(runtime, session, thread_id, run.id, f"The run is {status}.", now)
+    return await _end_by(session, run, status, now, error=error)
+
+
+async def _end_by(
+    session: Session,
+    run: RunRecord,
+    status: str,
+    now: datetime,
+    kept: Sequence[MessageRecord] = (),
+    error: object = None,
+) -> RunRecord:
+    last_seq = await store.last_event_seq(session, run.pk)
+    ended = await store.update(
+        session,
+        run,
+        status=status,
+        owner=None,
+        last_error=dumps(error) if error else None,
+        required_action=None,
+        waiting_message=None,
+        expires_at=None,
+        ended_at=now,
+        message_ids=[record.id for record in kept],
+    )
+    await store.add_events(session, closing_events(ended, kept[0] if kept else None, last_seq))
+    metrics.RUNS.labels(run.provider, status).inc()
+    return ended
+
+
+async def answer_open_calls(
+    runtime: Runtime, session: Session, thread_id: str, run_id: str, why: str, now: datetime
+) -> None:
+    """Put results for the calls that nobody will answer into the thread, which could not go on without them."""
+    thread = await get_thread(session, thread_id)
+    if thread.open_tool_use_ids:
+        draft = ingest.Draft("user", unanswered(thread.open_tool_use_ids, why), "message.", {}, run_id=run_id)
+        await ingest.append(session, thread, [ingest.prepare_one(runtime.counter, draft, now)], ["message."])
+
+
+def closing_events(run: RunRecord, kept: MessageRecord | None, last_seq: int) -> list[RunEvent]:
+    """What a stream of a run ends with. Run and message are read again when it is sent."""
+    told = [("message.completed", {"message_id": kept.id})] if kept else []
+    told.append((f"run.{run.status}", {}))
+    return [RunEvent(run.pk, last_seq + i, type_, dumps(content)) for i, (type_, content) in enumerate(told, 1)]

@@ -1,0 +1,242 @@
+"""The process that executes runs, and sees to those that another one left.
+
+A run belongs to the process that works on it. Each process writes a beat; what a dead one left is ended by any other
+within seconds. What is queued for a thread is started by whoever ended the run before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from memory_service.core.canonical import loads
+from memory_service.errors import InvalidInput, MemoryServiceError, NotFound, NoUserMessage, Unavailable
+from memory_service.runtime import Runtime, new_id, now_utc
+from memory_service.services import ingest
+from memory_service.services.calling import Ending, Job, call_model, error_of
+from memory_service.services.ending import DEAD_AFTER_SECONDS, end, end_idle, end_stray
+from memory_service.services.journal import Journal
+from memory_service.services.run_spec import RunSpec
+from memory_service.store import runs as store
+from memory_service.store.runs import RunEvent, RunRecord, Stray
+from memory_service.store.threads import get_thread
+from memory_service.telemetry import logger
+
+_BEAT_SECONDS = 1.0
+_END_PAUSE_SECONDS = 0.5
+_STOPPING = {
+    "code": "server_stopping",
+    "message": "The service was stopped while it worked on this run; what the model had said is kept. Start another run.",
+    "details": {},
+}
+
+
+@dataclass(slots=True)
+class _Work:
+    """A job that is being done. `interruptible` while it waits for the model; `stop`: why, when not for its caller."""
+
+    job: Job
+    task: asyncio.Task[None] | None = None
+    interruptible: bool = False
+    stop: Mapping[str, Any] | None = None
+
+
+class Runner:
+    """Executes the runs of this process, and follows all. `busy` is held while a run is worked on, so that a service
+    which stops waits for it."""
+
+    def __init__(self, runtime: Runtime, busy: Callable[[], AbstractContextManager[None]]) -> None:
+        self._runtime = runtime
+        self._busy = busy
+        self._works: dict[int, _Work] = {}
+        self.server: UUID = uuid4()
+        self.journal = Journal(runtime)
+
+    async def run(self) -> None:
+        """Until cancelled; then what is still worked on is ended as it stands."""
+        following = asyncio.create_task(self.journal.run())
+        try:
+            await self._beat_forever()
+        finally:
+            await self._stop()
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    def start(self, project_id: int, thread_id: str, run: RunRecord, now: datetime, last_event_seq: int = 0) -> None:
+        """Work on a run that this server owns. `now` is the time of the request that asked for it."""
+        began = time.monotonic()
+
+        def clock() -> datetime:
+            return now + timedelta(seconds=time.monotonic() - began)
+
+        log = self.journal.open(run.pk, last_event_seq)
+        if last_event_seq == 0:
+            log.add("run.created", {})
+        spec = RunSpec.from_json(run.spec)
+        work = _Work(Job(project_id, thread_id, run, spec, log, clock, new_id("msg", now)))
+        self._works[run.pk] = work
+        work.task = asyncio.create_task(self._work(work))
+
+    def cancel(self, run_pk: int) -> None:
+        """Stop a run that this process works on, if it waits for the model; one that is being ended is ended."""
+        work = self._works.get(run_pk)
+        if work and work.interruptible and work.task:
+            work.task.cancel()
+
+    async def _work(self, work: _Work) -> None:
+        job = work.job
+        try:
+            with self._busy():
+                await self._end(job, await self._ending(work))
+        except Exception:
+            logger.exception("a run could not be ended", extra={"fields": {"run": job.run.id}})
+        finally:
+            self._works.pop(job.run.pk, None)
+        await self.start_next(job.project_id, job.thread_id)
+
+    async def _ending(self, work: _Work) -> Ending:
+        job = work.job
+        left = job.spec.timeout_seconds - job.spent.seconds
+        work.interruptible = True
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                return await call_model(self._runtime, job)
+        except TimeoutError:
+            return Ending("failed", error=_timed_out(job.spec))
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            return Ending("failed", error=work.stop) if work.stop else Ending("cancelled")
+        except MemoryServiceError as error:
+            return Ending("failed", error=error_of(error))
+        except Exception:
+            logger.exception("a run failed", extra={"fields": {"run": job.run.id}})
+            return Ending("failed", error=error_of(MemoryServiceError("Something unforeseen went wrong.")))
+        finally:
+            work.interruptible = False
+
+    async def _end(self, job: Job, ending: Ending) -> None:
+        """As soon as the database lets us; a reply that cannot be kept as it is, by its text."""
+        events: list[RunEvent] = []
+        while True:
+            events += await self.journal.take(job.log)
+            try:
+                await end(self._runtime, self.server, job, ending, events)
+                break
+            except Unavailable:
+                await asyncio.sleep(_END_PAUSE_SECONDS)
+            except Exception as error:
+                if ending.reply is None and not job.heard:
+                    raise
+                ending = _without(ending, job, error)
+        self.journal.wake()
+
+    async def start_next(self, project_id: int, thread_id: str) -> None:
+        """Start the run that has waited longest for this thread, if the thread is free."""
+        try:
+            while (waiting := await self._next(project_id, thread_id)) is not None:
+                await self._start_waiting(project_id, thread_id, waiting)
+        except (NotFound, Unavailable):
+            pass  # the thread is gone; or a later beat finds the run
+        except Exception:
+            logger.exception("a queued run could not be started", extra={"fields": {"thread": thread_id}})
+
+    async def _next(self, project_id: int, thread_id: str) -> RunRecord | None:
+        async with self._runtime.db.read_only(project_id) as session:
+            thread = await get_thread(session, thread_id)
+            return None if thread.active_run_id else await store.next_queued(session, thread.pk)
+
+    async def _start_waiting(self, project_id: int, thread_id: str, waiting: RunRecord) -> None:
+        """Append its message and start it, if it is still the next; end it if its message is not valid any more."""
+        now = now_utc()
+        message = loads(waiting.waiting_message) if waiting.waiting_message else None
+        drafts = [ingest.Draft("user", message["content"], "message.", message["metadata"])] if message else []
+        prepared = await ingest.prepare(self._runtime, drafts, now)
+        refused: InvalidInput | None = None
+        async with self._runtime.db.transaction(project_id) as session:
+            thread = await get_thread(session, thread_id, lock=True)
+            run = await store.next_queued(session, thread.pk)
+            if thread.active_run_id or run is None or run.id != waiting.id:
+                return
+            try:
+                if prepared:
+                    await ingest.append(session, thread, prepared, ["message."])
+                elif thread.last_role != "user":
+                    raise NoUserMessage("The thread does not end with a user message any more.")
+            except InvalidInput as error:
+                refused = error
+                await end_idle(self._runtime, session, thread_id, run, "failed", now, error_of(error))
+            else:
+                run = await store.update(
+                    session, run, status="in_progress", owner=self.server, started_at=now, waiting_message=None
+                )
+        if refused is None:
+            self.start(project_id, thread_id, run, now)
+        else:
+            self.journal.wake()
+
+    async def _beat_forever(self) -> None:
+        while True:
+            try:
+                await self._beat()
+            except Unavailable:
+                pass  # /readyz reports a database that is away
+            except Exception:
+                logger.exception("looking after runs failed")
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    async def _beat(self) -> None:
+        async with self._runtime.worker_db.transaction(None) as session:
+            await store.beat(session, self.server)
+            cancelled = await store.cancelling(session, self.server)
+            strays = await store.strays(session, DEAD_AFTER_SECONDS)
+        for run_pk in cancelled:
+            self.cancel(run_pk)
+        for stray in strays:
+            await self._rescue(stray)
+
+    async def _rescue(self, stray: Stray) -> None:
+        with suppress(NotFound):  # deleted meanwhile
+            async with self._runtime.db.read_only(stray.project_id) as session:
+                thread = await get_thread(session, stray.thread_id)
+                run = await store.get_run(session, thread.pk, stray.run_id)
+                said = await store.unfinished_text(session, run.pk)
+            if run.status != "queued":
+                await end_stray(self._runtime, stray, said, now_utc())
+                self.journal.wake()
+        await self.start_next(stray.project_id, stray.thread_id)
+
+    async def _stop(self) -> None:
+        works = list(self._works.values())
+        for work in works:
+            work.stop = _STOPPING
+            self.cancel(work.job.run.pk)
+        await asyncio.gather(*(work.task for work in works if work.task), return_exceptions=True)
+        with suppress(MemoryServiceError):  # nobody misses a row that is not renewed
+            async with self._runtime.worker_db.transaction(None) as session:
+                await store.leave(session, self.server)
+
+
+def _without(ending: Ending, job: Job, error: Exception) -> Ending:
+    """For an end that could not be written: without what most likely stood in the way, so that the run does end."""
+    if ending.reply is None:
+        job.heard.clear()
+    if isinstance(error, InvalidInput):
+        return Ending("failed", error=error_of(error))
+    logger.exception("a reply could not be kept", extra={"fields": {"run": job.run.id}}, exc_info=error)
+    return Ending("failed", error=error_of(MemoryServiceError("The reply could not be kept; the log says more.")))
+
+
+def _timed_out(spec: RunSpec) -> dict[str, Any]:
+    return {
+        "code": "run_timeout",
+        "message": f"The run had not finished after {spec.timeout_seconds:g} seconds; raise `timeout_seconds`, or lower "
+        "`max_output_tokens`.",
+        "details": {"timeout_seconds": spec.timeout_seconds},
+    }

@@ -1,0 +1,204 @@
+"""What callers ask of runs: start one, answer its tools, stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from memory_service.core.canonical import dumps, loads
+from memory_service.errors import Conflict, InvalidInput, NoUserMessage
+from memory_service.runtime import Runtime, new_id
+from memory_service.services import ingest, planning
+from memory_service.services.ending import end_idle
+from memory_service.services.execution import Runner
+from memory_service.services.ingest import Draft
+from memory_service.services.run_spec import RunSpec
+from memory_service.store import idempotency
+from memory_service.store import messages as message_store
+from memory_service.store import runs as store
+from memory_service.store.db import Session
+from memory_service.store.idempotency import Answer, IdempotentCall
+from memory_service.store.messages import MessageRecord
+from memory_service.store.runs import RunRecord
+from memory_service.store.threads import ThreadRecord, get_assistant, get_thread
+
+MAX_QUEUED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRun:
+    """A run, the newest reply it wrote, and the events before which a stream of what was just asked begins."""
+
+    thread_id: str
+    record: RunRecord
+    reply: MessageRecord | None
+    since: int = 0
+
+
+async def create(
+    runtime: Runtime,
+    runner: Runner,
+    project_id: int,
+    thread_id: str,
+    spec: RunSpec,
+    message: Draft | None,
+    metadata: Mapping[str, str],
+    on_busy: Literal["refuse", "queue"],
+    now: datetime,
+    call: IdempotentCall | None,
+) -> ShownRun:
+    """Append `message` if one is given and start a run, or queue it behind the one that is active: all or nothing.
+
+    Raises NotFound, InvalidInput, InvalidMessage, NoUserMessage, and Conflict while the thread is busy.
+    """
+    prepared = await ingest.prepare(runtime, [message] if message else [], now)
+    async with runtime.db.transaction(project_id) as session:
+        thread = await get_thread(session, thread_id, lock=True)
+        if call and (earlier := await idempotency.claim(session, call, now)):
+            return await _shown(session, thread, earlier.body)
+        request = planning.settle(runtime, await _settled(session, thread, spec))
+        waits = await _must_wait(session, thread, on_busy)
+        if not waits:
+            await ingest.append(session, thread, prepared, ["message."]) if prepared else _check_asked(thread)
+        run = await store.add_run(
+            session,
+            thread.pk,
+            id=new_id("run", now),
+            status="queued" if waits else "in_progress",
+            provider=request.provider,
+            model=request.model_name,
+            spec=spec.to_json(),
+            waiting_message=_waiting(message) if waits and message else None,
+            owner=None if waits else runner.server,
+            metadata=metadata,
+            now=now,
+        )
+        if call:
+            await idempotency.record(session, call, Answer(201, run.id), now)
+    if not waits:
+        runner.start(project_id, thread_id, run, now, 0)
+    return ShownRun(thread_id, run, None)
+
+
+async def _settled(session: Session, thread: ThreadRecord, spec: RunSpec) -> planning.PromptSpec:
+    assistant = await get_assistant(session, thread.assistant_id) if thread.assistant_id else None
+    return planning.with_defaults(spec.prompt, thread, assistant)
+
+
+async def _must_wait(session: Session, thread: ThreadRecord, on_busy: str) -> bool:
+    queued = await store.count_queued(session, thread.pk)
+    if thread.active_run_id is None and not queued:
+        return False
+    if on_busy != "queue":
+        ingest.check_free(thread)
+        raise Conflict("Runs wait for this thread; queue this one behind them.", code="thread_busy")
+    if queued >= MAX_QUEUED:
+        raise Conflict(f"{MAX_QUEUED} runs wait for this thread already; send it later.", code="queue_full")
+    return True
+
+
+def _check_asked(thread: ThreadRecord) -> None:
+    if thread.last_role != "user":
+        raise NoUserMessage("A run needs something to answer: send `message`, or append a user message first.")
+
+
+def _waiting(message: Draft) -> str:
+    return dumps({"content": message.content, "metadata": message.metadata})
+
+
+async def get(runtime: Runtime, project_id: int, thread_id: str, run_id: str) -> ShownRun:
+    """Raises NotFound."""
+    async with runtime.db.read_only(project_id) as session:
+        return await _shown(session, await get_thread(session, thread_id), run_id)
+
+
+async def _shown(session: Session, thread: ThreadRecord, run_id: str, since: int = 0) -> ShownRun:
+    run = await store.get_run(session, thread.pk, run_id)
+    reply = await message_store.find_message(session, thread.pk, run.message_ids[-1]) if run.message_ids else None
+    return ShownRun(thread.id, run, reply, since)
+
+
+async def answer_tools(
+    runtime: Runtime,
+    runner: Runner,
+    project_id: int,
+    thread_id: str,
+    run_id: str,
+    outputs: Sequence[Mapping[str, Any]],
+    now: datetime,
+    call: IdempotentCall | None,
+) -> ShownRun:
+    """Give a run the results it waits for, all of them, and let it go on. Raises NotFound, InvalidInput, Conflict."""
+    blocks = [{"type": "tool_result", **output} for output in outputs]
+    drafts = [Draft("user", blocks, "tool_outputs.", {}, run_id=run_id)]
+    prepared = await ingest.prepare(runtime, drafts, now)
+    async with runtime.db.transaction(project_id) as session:
+        thread = await get_thread(session, thread_id, lock=True)
+        run = await store.get_run(session, thread.pk, run_id)
+        if call and (earlier := await idempotency.claim(session, call, now)):
+            return await _shown(session, thread, run_id, int(earlier.body))
+        if run.status != "requires_action":
+            raise Conflict(
+                f"This run is {run.status}; it waits for no tool outputs.", code="run_not_waiting", status=run.status
+            )
+        _check_answers(thread.open_tool_use_ids, [str(output["tool_use_id"]) for output in outputs])
+        await ingest.append(session, thread, prepared, ["tool_outputs."])
+        run = await store.update(
+            session, run, status="in_progress", owner=runner.server, required_action=None, expires_at=None
+        )
+        since = await store.last_event_seq(session, run.pk)
+        if call:
+            await idempotency.record(session, call, Answer(200, str(since)), now)
+    runner.start(project_id, thread_id, run, now, since)
+    return ShownRun(thread_id, run, None, since)
+
+
+def _check_answers(open_ids: Sequence[str], answered: Sequence[str]) -> None:
+    if missing := [id_ for id_ in open_ids if id_ not in answered]:
+        raise InvalidInput(
+            f"`tool_outputs` lacks the output of {missing[0]!r}; send those of all calls together.",
+            field="tool_outputs",
+            missing=missing,
+        )
+    for index, id_ in enumerate(answered):
+        if id_ not in open_ids or id_ in answered[:index]:
+            why = "answered twice" if id_ in open_ids else "no call that waits"
+            raise InvalidInput(
+                f"`tool_outputs[{index}].tool_use_id`: {id_[:64]!r} is {why}; `required_action` of the run lists them.",
+                field=f"tool_outputs[{index}].tool_use_id",
+            )
+
+
+async def cancel(
+    runtime: Runtime,
+    runner: Runner,
+    project_id: int,
+    thread_id: str,
+    run_id: str,
+    now: datetime,
+) -> ShownRun:
+    """Stop a run: at once where no model works on it, else as soon as its server has noticed. Repeating it changes nothing.
+
+    Raises NotFound, and Conflict for a run that ended otherwise.
+    """
+    async with runtime.db.transaction(project_id) as session:
+        thread = await get_thread(session, thread_id, lock=True)
+        run = await store.get_run(session, thread.pk, run_id)
+        if run.ended and run.status != "cancelled":
+            raise Conflict(f"This run is {run.status} already.", code="run_ended", status=run.status)
+        if run.status == "in_progress":
+            run = await store.update(session, run, status="cancelling")
+        elif run.status in ("queued", "requires_action"):
+            run = await end_idle(runtime, session, thread_id, run, "cancelled", now)
+        shown = await _shown(session, thread, run_id)
+    runner.cancel(run.pk)
+    runner.journal.wake()
+    if run.status == "cancelled":
+        await runner.start_next(project_id, thread_id)
+    return shown
+
+
+def required_action(run: RunRecord) -> dict[str, Any] | None:
+    return {"type": "tool_outputs", "tool_calls": loads(run.required_action)} if run.required_action else None

@@ -1,0 +1,335 @@
+"""Runs, and the events of each. Whoever changes a run holds its thread's row, so that a run, its thread and the messages
+always agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from memory_service.core.canonical import dumps
+from memory_service.core.runs import ACTIVE, ENDED
+from memory_service.errors import NotFound
+from memory_service.store.db import Session
+from memory_service.store.pages import Page, PageQuery, fetch_page
+from memory_service.store.session import InBinary
+
+_RUN = (
+    "pk, thread_pk, id, status, provider, model, spec, waiting_message, owner, spent, prompt_ids, message_ids,"
+    " required_action, last_error, incomplete_reason, provider_reply_id, metadata, created_at, started_at, expires_at,"
+    " ended_at"
+)
+# Columns that `update` may set.
+_SET = frozenset(
+    {
+        "status", "provider", "model", "waiting_message", "owner", "spent", "required_action", "last_error",
+        "incomplete_reason", "provider_reply_id", "started_at", "expires_at", "ended_at",
+    }
+)  # fmt: skip
+_EVENTS_AT_ONCE = 200
+_INSERT_RUN = text(
+    "INSERT INTO runs (project_id, thread_pk, id, status, provider, model, spec, waiting_message, owner, metadata,"
+    " created_at, started_at) VALUES (:project_id, :thread_pk, :id, :status, :provider, :model, :spec,"
+    f" :waiting_message, :owner, CAST(:metadata AS jsonb), :created_at, :started_at) RETURNING {_RUN}"
+)
+_GET_RUN = text(f"SELECT {_RUN} FROM runs WHERE project_id = :project_id AND thread_pk = :thread_pk AND id = :id")
+_PREVIOUS_REPLY = text(
+    "SELECT provider_reply_id FROM runs WHERE thread_pk = :thread_pk AND provider = :provider AND model = :model"
+    " AND provider_reply_id IS NOT NULL ORDER BY pk DESC LIMIT 1"
+)
+# The runs are held, so that none of them is deleted meanwhile; of one that is, there is nothing to tell.
+_INSERT_EVENTS = text(
+    "WITH held AS (SELECT pk, project_id FROM runs WHERE pk = ANY (:pks) ORDER BY pk FOR KEY SHARE)"
+    " INSERT INTO run_events (run_pk, seq, project_id, type, content)"
+    " SELECT run_pk, seq, held.project_id, type, content FROM unnest(CAST(:run_pk AS bigint[]), CAST(:seq AS int[]),"
+    " CAST(:type AS text[]), CAST(:content AS text[])) AS new (run_pk, seq, type, content)"
+    " JOIN held ON held.pk = run_pk ON CONFLICT DO NOTHING"
+)
+_READ_EVENTS = text(
+    "SELECT found.* FROM unnest(CAST(:run_pk AS bigint[]), CAST(:after AS int[])) AS wanted (run_pk, after)"
+    " CROSS JOIN LATERAL (SELECT run_pk, seq, type, content FROM run_events e WHERE e.run_pk = wanted.run_pk"
+    f" AND e.seq > wanted.after ORDER BY e.seq LIMIT {_EVENTS_AT_ONCE}) AS found ORDER BY found.run_pk, found.seq"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    pk: int
+    thread_pk: int
+    id: str
+    status: str
+    provider: str
+    model: str
+    spec: str
+    waiting_message: str | None
+    owner: UUID | None
+    spent: str
+    prompt_ids: tuple[str, ...]
+    message_ids: tuple[str, ...]
+    required_action: str | None
+    last_error: str | None
+    incomplete_reason: str | None
+    provider_reply_id: str | None
+    metadata: Mapping[str, str]
+    created_at: datetime
+    started_at: datetime | None
+    expires_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """`seq` counts from 1 in its run; `content` is JSON."""
+
+    run_pk: int
+    seq: int
+    type: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A run that nobody works on, and whose it is."""
+
+    project_id: int
+    thread_id: str
+    run_id: str
+
+
+def _run(row: Any) -> RunRecord:
+    found = {**row._mapping}
+    return RunRecord(**{**found, "prompt_ids": tuple(row.prompt_ids), "message_ids": tuple(row.message_ids)})
+
+
+async def add_run(
+    session: Session,
+    thread_pk: int,
+    *,
+    id: str,
+    status: str,
+    provider: str,
+    model: str,
+    spec: str,
+    waiting_message: str | None,
+    owner: UUID | None,
+    metadata: Mapping[str, str],
+    now: datetime,
+) -> RunRecord:
+    added = await session.execute(
+        _INSERT_RUN,
+        {
+            "project_id": session.info["project_id"],
+            "thread_pk": thread_pk,
+            "id": id,
+            "status": status,
+            "provider": provider,
+            "model": model,
+            "spec": spec,
+            "waiting_message": waiting_message,
+            "owner": owner,
+            "metadata": dumps(metadata),
+            "created_at": now,
+            "started_at": now if status in ACTIVE else None,
+        },
+    )
+    record = _run(added.one())
+    if status in ACTIVE:
+        await _set_active(session, thread_pk, id)
+    return record
+
+
+async def _set_active(session: Session, thread_pk: int, run_id: str | None) -> None:
+    await session.execute(
+        text("UPDATE threads SET active_run_id = :run_id WHERE pk = :pk"), {"run_id": run_id, "pk": thread_pk}
+    )
+
+
+async def get_run(session: Session, thread_pk: int, id: str) -> RunRecord:
+    """Raises NotFound."""
+    found = await session.execute(
+        _GET_RUN, {"project_id": session.info["project_id"], "thread_pk": thread_pk, "id": id}
+    )
+    row = found.first()
+    if row is None:
+        raise NotFound(f"There is no run {id[:64]!r} in this thread.", field="run_id")
+    return _run(row)
+
+
+async def list_runs(session: Session, thread_pk: int, query: PageQuery) -> Page[RunRecord]:
+    rows, has_more = await fetch_page(
+        session,
+        query,
+        columns=_RUN,
+        table="runs",
+        key=("pk",),
+        where="project_id = :project_id AND thread_pk = :thread_pk",
+        parameters={"project_id": session.info["project_id"], "thread_pk": thread_pk},
+    )
+    return Page(tuple(_run(row) for row in rows), has_more)
+
+
+async def update(
+    session: Session,
+    run: RunRecord,
+    *,
+    prompt_ids: Sequence[str] = (),
+    message_ids: Sequence[str] = (),
+    **values: Any,
+) -> RunRecord:
+    """Set columns and append ids. The thread knows by its row whether a run is active. The caller holds that row."""
+    assert values.keys() <= _SET
+    sets = [f"{name} = :{name}" for name in values]
+    sets += ["prompt_ids = prompt_ids || CAST(:prompt_ids AS text[])"] if prompt_ids else []
+    sets += ["message_ids = message_ids || CAST(:message_ids AS text[])"] if message_ids else []
+    updated = await session.execute(
+        text(f"UPDATE runs SET {', '.join(sets)} WHERE pk = :pk RETURNING {_RUN}"),
+        {**values, "prompt_ids": list(prompt_ids), "message_ids": list(message_ids), "pk": run.pk},
+    )
+    record = _run(updated.one())
+    was_active, is_active = run.status in ACTIVE, record.status in ACTIVE
+    if was_active != is_active:
+        await _set_active(session, run.thread_pk, record.id if is_active else None)
+    return record
+
+
+async def next_queued(session: Session, thread_pk: int) -> RunRecord | None:
+    found = await session.execute(
+        text(
+            f"SELECT {_RUN} FROM runs WHERE thread_pk = :thread_pk AND status = 'queued' ORDER BY thread_pk, pk LIMIT 1"
+        ),
+        {"thread_pk": thread_pk},
+    )
+    row = found.first()
+    return _run(row) if row else None
+
+
+async def count_queued(session: Session, thread_pk: int) -> int:
+    counted = await session.scalar(
+        text("SELECT count(*) FROM runs WHERE thread_pk = :thread_pk AND status = 'queued'"), {"thread_pk": thread_pk}
+    )
+    return int(counted or 0)
+
+
+async def previous_reply_id(session: Session, run: RunRecord) -> str | None:
+    """The provider's name of the last reply of this model in the thread."""
+    found: str | None = await session.scalar(
+        _PREVIOUS_REPLY, {"thread_pk": run.thread_pk, "provider": run.provider, "model": run.model}
+    )
+    return found
+
+
+async def add_events(session: Session, events: Sequence[RunEvent]) -> None:
+    """Those of runs that still exist."""
+    await session.execute(
+        _INSERT_EVENTS,
+        {
+            "pks": sorted({event.run_pk for event in events}),
+            "run_pk": [event.run_pk for event in events],
+            "seq": [event.seq for event in events],
+            "type": [event.type for event in events],
+            "content": InBinary(event.content for event in events),
+        },
+    )
+
+
+async def events_after(session: Session, places: Mapping[int, int]) -> list[RunEvent]:
+    """For each run pk the events after a seq, in order; some hundred of each at most."""
+    found = await session.execute(_READ_EVENTS, {"run_pk": list(places), "after": list(places.values())})
+    return [RunEvent(*row) for row in found]
+
+
+async def last_event_seq(session: Session, run_pk: int) -> int:
+    found = await session.scalar(text("SELECT max(seq) FROM run_events WHERE run_pk = :pk"), {"pk": run_pk})
+    return int(found or 0)
+
+
+async def unfinished_text(session: Session, run_pk: int) -> list[str]:
+    """What a model has said since the run was last asked something, by content block, as far as it is written."""
+    found = await session.execute(
+        text(
+            "SELECT content::json ->> 'index' AS block, string_agg(content::json ->> 'text', '' ORDER BY seq) AS said"
+            " FROM run_events WHERE run_pk = :pk AND type = 'message.delta' AND content::json ->> 'type' = 'text'"
+            " AND seq > coalesce((SELECT max(seq) FROM run_events WHERE run_pk = :pk AND type LIKE 'run.%'), 0)"
+            " GROUP BY 1 ORDER BY min(seq)"
+        ),
+        {"pk": run_pk},
+    )
+    return [row.said for row in found]
+
+
+async def erase_events(session: Session, thread_pk: int, message_id: str) -> None:
+    """Of the runs that wrote a message which was edited or deleted: their streams repeat its text."""
+    await session.execute(
+        text(
+            "DELETE FROM run_events WHERE run_pk IN"
+            " (SELECT pk FROM runs WHERE thread_pk = :thread_pk AND :message_id = ANY (message_ids))"
+        ),
+        {"thread_pk": thread_pk, "message_id": message_id},
+    )
+
+
+async def beat(session: Session, server: UUID) -> None:
+    """For a transaction of the worker's, like all that follows."""
+    await session.execute(
+        text("INSERT INTO servers (id) VALUES (:id) ON CONFLICT (id) DO UPDATE SET beat_at = now()"), {"id": server}
+    )
+
+
+async def leave(session: Session, server: UUID) -> None:
+    await session.execute(text("DELETE FROM servers WHERE id = :id"), {"id": server})
+
+
+async def cancelling(session: Session, server: UUID) -> list[int]:
+    """The runs of this server that were asked to stop."""
+    found = await session.execute(
+        text("SELECT pk FROM runs WHERE status = 'cancelling' AND owner = :id"), {"id": server}
+    )
+    return [row.pk for row in found]
+
+
+async def strays(session: Session, dead_after_seconds: float, limit: int = 100) -> list[Stray]:
+    """Runs whose server is dead, that nobody answers in time, or that wait for a thread which is free."""
+    found = await session.execute(
+        text(
+            "SELECT r.project_id, t.id AS thread_id, r.id AS run_id FROM runs r JOIN threads t ON t.pk = r.thread_pk"
+            " WHERE (r.status IN ('in_progress', 'cancelling') AND NOT EXISTS (SELECT FROM servers s"
+            "   WHERE s.id = r.owner AND s.beat_at > now() - make_interval(secs => :dead_after_seconds)))"
+            " OR (r.status = 'requires_action' AND r.expires_at < now())"
+            " OR (r.status = 'queued' AND t.active_run_id IS NULL)"
+            " ORDER BY r.pk LIMIT :limit"
+        ),
+        {"dead_after_seconds": dead_after_seconds, "limit": limit},
+    )
+    return [Stray(*row) for row in found]
+
+
+async def is_dead(session: Session, server: UUID | None, dead_after_seconds: float) -> bool:
+    found = await session.scalar(
+        text(
+            "SELECT EXISTS (SELECT FROM servers WHERE id = :id"
+            " AND beat_at > now() - make_interval(secs => :dead_after_seconds))"
+        ),
+        {"id": server, "dead_after_seconds": dead_after_seconds},
+    )
+    return not found
+
+
+async def delete_old(session: Session, until: datetime, limit: int) -> int:
+    """Delete the events of runs that ended before, and servers not seen since."""
+    deleted = await session.execute(
+        text(
+            "DELETE FROM run_events WHERE (run_pk, seq) IN (SELECT e.run_pk, e.seq FROM run_events e"
+            " JOIN runs r ON r.pk = e.run_pk WHERE r.ended_at <= :until LIMIT :limit) RETURNING 1"
+        ),
+        {"until": until, "limit": limit},
+    )
+    await session.execute(text("DELETE FROM servers WHERE beat_at <= :until"), {"until": until})
+    return len(deleted.all())
