@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,6 +17,14 @@ _SECONDS = 3.0
 _REFUSED_SECONDS = 10.0
 # The arguments of a request that the count takes as well.
 _COUNTED = ("model", "system", "tools", "messages")
+
+
+API_URL = "https://api.anthropic.com"
+
+
+def api_url() -> str:
+    """Where Anthropic's protocol is spoken. To the SDK a variable that is set to nothing is an address."""
+    return os.environ.get("ANTHROPIC_BASE_URL", "").strip() or API_URL
 
 
 class AnthropicCounter:
@@ -57,7 +66,7 @@ class AnthropicCounter:
     async def _opened(self) -> AsyncAnthropic:
         if self._client is None:
             sdk = await asyncio.to_thread(__import__, "anthropic")
-            self._client = self._client or sdk.AsyncAnthropic(max_retries=0, timeout=self._seconds)
+            self._client = self._client or sdk.AsyncAnthropic(base_url=api_url(), max_retries=0, timeout=self._seconds)
         assert self._client
         return self._client
 

@@ -73,6 +73,15 @@ def reply_of(outcome: Outcome) -> Reply:
     return outcome.reply
 
 
+def test_a_variable_that_is_set_to_nothing_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = []
+    for variable, kind in (("ANTHROPIC_BASE_URL", AnthropicChat), ("OPENAI_BASE_URL", OpenAIChat)):
+        monkeypatch.setenv(variable, "")
+        client = with_provider(kind(1, api_key=KEY), lambda provider: provider._exchange.client())  # type: ignore[attr-defined]
+        hosts.append(client.base_url.host)
+    assert hosts == ["api.anthropic.com", "api.openai.com"]
+
+
 class TestAnthropic:
     def test_thinking_and_unknown_blocks_are_kept_as_they_came(self, server: ScriptedProvider) -> None:
         outcome = anthropic(server, blocks(THINKING, REDACTED, LATER, TEXT))
@@ -116,8 +125,9 @@ class TestAnthropic:
         expected = {**first, "output_tokens": 42, "server_tool_use": {"web_search_requests": 1}}
         assert reply_of(anthropic(server, stream)).usage == expected
 
-    def test_a_server_without_usage(self, server: ScriptedProvider) -> None:
-        reply = reply_of(anthropic(server, events(start(), begin(TEXT), *end())))
+    @pytest.mark.parametrize("usage", [None, {}, {"output_tokens": 5}, {"input_tokens": -1}, {"input_tokens": "many"}])
+    def test_a_server_without_readable_usage(self, server: ScriptedProvider, usage: Mapping[str, Any]) -> None:
+        reply = reply_of(anthropic(server, events(start(usage), begin(TEXT), *end())))
         assert reply.usage is None
         assert reply.id == "msg_9"
 
@@ -158,6 +168,9 @@ class TestAnthropic:
             piece({"type": "text_delta", "text": None}),
             {"type": "message_start", "message": "no"},
             {"type": "message_delta", "usage": {}},
+            begin({"type": 5}, 1),
+            begin({"no": "type"}, 1),
+            begin({"type": "tool_use", "id": "x" * 300, "name": "add", "input": {}}, 1),
         ],
     )
     def test_events_that_make_no_sense(self, server: ScriptedProvider, event: Mapping[str, Any]) -> None:
@@ -192,6 +205,8 @@ class TestAnthropic:
         monkeypatch.delenv("ANTHROPIC_BASE_URL", raising=False)
         assert AnthropicChat(1).asks_why
         assert AnthropicChat(1, base_url="https://api.anthropic.com/").asks_why
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", "")
+        assert AnthropicChat(1).asks_why, "set to nothing is not set"
         monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:8080")
         assert not AnthropicChat(1).asks_why
 
@@ -273,6 +288,9 @@ class TestOpenAI:
         [
             [[tool_call("", name="add", index=0, id="a"), tool_call("", name="look_up", index=1, id="b")],
              [tool_call('{"x":', index=0)], [tool_call('{"y":2}', index=1)], [tool_call("1.10}", index=0)]],
+            [[tool_call('{"x":1.10}', name="add", index=0, id="a"), tool_call('{"y":2}', name="look_up", index=1, id="a")]],
+            [[tool_call('{"x":1.10}', name="add", index=0, id="a"), tool_call('{"y"', name="look_up", index=1, id="a")],
+             [tool_call(":2}", name="look_up", index=1, id="a")]],
             [[tool_call('{"x":1.10}', name="add", id="a"), tool_call('{"y":2}', name="look_up", id="b")]],
             [[tool_call('{"x":1.10}', name="add", id="a")], [tool_call('{"y":2}', name="look_up", id="b")]],
             [[tool_call('{"x":1.10}', name="add", id="")], [tool_call('{"y":2}', name="look_up")]],
@@ -284,7 +302,7 @@ class TestOpenAI:
             [[tool_call('{"x":', name="add", index=0, id="a")], [tool_call("1.10}", name="", index=0, id="")],
              [tool_call({"y": 2}, name="look_up", index=1, id="b")]],
         ],
-        ids=["as OpenAI", "at once", "whole", "no ids", "no numbers", "all 0", "names again", "blank names, objects"],
+        ids=["as OpenAI", "one id", "it again", "at once", "whole", "no ids", "unnumbered", "all 0", "names", "objects"],
     )  # fmt: skip
     def test_calls_come_as_they_come(self, server: ScriptedProvider, calls: list[list[Any]]) -> None:
         stream = events(*(chunk(tool_calls=some) for some in calls), chunk("tool_calls"), DONE)

@@ -242,15 +242,23 @@ def test_what_was_said_before_an_error_was_heard(server: ScriptedProvider, opene
 
 
 def test_an_error_in_a_stream_may_bring_its_status(server: ScriptedProvider, opener: Open) -> None:
-    for code in (400, "400"):
+    for code in (400, "400", "4" * 10):
         event = json.dumps({"error": {"message": "No.", "type": "BadRequestError", "code": code}}).encode()
         server.script(Raw([HEAD, b"data: " + event + b"\n\n"]))
         error = failure(opener())
-        assert (error.code, error.is_retryable) == ("provider_refused", False)
+        expected = ("provider_refused", False) if len(str(code)) == 3 else ("provider_failed", True)
+        assert (error.code, error.is_retryable) == expected
 
 
 @pytest.mark.parametrize(
-    "behaviour", [Raw([], stays_open=True), stall(after=0), stall(after=2)], ids=["mute", "head", "words"]
+    "behaviour",
+    [
+        Raw([], stays_open=True),
+        Raw([b"HTTP/1.1 500 Oh\r\ncontent-length: 100\r\n\r\nno"], stays_open=True),
+        stall(after=0),
+        stall(after=2),
+    ],
+    ids=["mute", "error", "head", "words"],
 )
 def test_a_provider_that_falls_silent_is_given_up(server: ScriptedProvider, opener: Open, behaviour: Behaviour) -> None:
     server.script(behaviour)
@@ -279,8 +287,21 @@ def test_no_connection_in_time_is_nobody_there() -> None:
 
 def test_a_key_that_cannot_be_sent(opener: Open) -> None:
     error = failure(opener(key="no\nheader"))
-    assert not error.is_retryable or error.code == "provider_unreachable"
-    assert "no\nheader" not in error.message
+    assert (error.code, error.is_retryable) == ("provider_failed", False)
+    assert "header" not in error.message
+
+
+def test_an_address_that_is_none(opener: Open) -> None:
+    error = failure(opener(url="not-an-address"))
+    assert (error.code, error.is_retryable) == ("provider_failed", False)
+
+
+@pytest.mark.parametrize("code", [301, 307, 308])
+def test_nobody_is_followed_elsewhere(server: ScriptedProvider, opener: Open, code: int) -> None:
+    server.script(status(code, message="Over there.", location=f"{server.url}/v1/messages"))
+    error = failure(opener())
+    assert (error.code, error.is_retryable) == ("provider_refused", False)
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(

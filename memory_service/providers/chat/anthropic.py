@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from operator import index
 from typing import Any, Literal
@@ -10,11 +9,11 @@ from urllib.parse import urlsplit
 
 from memory_service.core.canonical import dumps
 from memory_service.core.replies import reply_content
+from memory_service.providers.anthropic import API_URL, api_url
 from memory_service.providers.base import Delta, ModelCall, Reply
 from memory_service.providers.chat.exchange import Exchange, SdkClient, patience
-from memory_service.providers.chat.wire import Malformed, cleaned, read_object, string
+from memory_service.providers.chat.wire import Malformed, cleaned, read_object, readable_usage, string
 
-_API = "https://api.anthropic.com"
 # With any other reason the model wanted to say all that it said.
 _CUT_OFF = frozenset({"max_tokens", "model_context_window_exceeded", "refusal", "stop_sequence"})
 
@@ -36,14 +35,15 @@ class AnthropicChat:
         api_key: str | None = None,
         diagnostics: bool | None = None,
     ) -> None:
+        address = base_url or api_url()
+
         def open_client() -> SdkClient:
             from anthropic import AsyncAnthropic
 
-            return AsyncAnthropic(base_url=base_url, api_key=api_key, max_retries=0, timeout=patience(idle_seconds))
+            return AsyncAnthropic(base_url=address, api_key=api_key, max_retries=0, timeout=patience(idle_seconds))
 
         self._exchange = Exchange(self.name, "/v1/messages", open_client)
-        address = base_url or os.environ.get("ANTHROPIC_BASE_URL") or _API
-        self.asks_why = urlsplit(address).hostname == urlsplit(_API).hostname if diagnostics is None else diagnostics
+        self.asks_why = urlsplit(address).hostname == urlsplit(API_URL).hostname if diagnostics is None else diagnostics
 
     def stream(self, call: ModelCall) -> AsyncGenerator[Delta | Reply, None]:
         asked = {"diagnostics": {"previous_message_id": call.previous_id}} if self.asks_why else {}
@@ -54,8 +54,7 @@ class AnthropicChat:
 
     async def prewarm(self, call: ModelCall) -> Mapping[str, Any]:
         answer = await self._exchange.answer({**call.request, "max_tokens": 0})
-        usage = answer.get("usage")
-        return usage if isinstance(usage, dict) else {}
+        return readable_usage(answer.get("usage")) or {}
 
     async def close(self) -> None:
         await self._exchange.close()
@@ -98,9 +97,9 @@ class _Message:
         return Reply(
             content=content,
             stop_reason=reason,
-            usage=self._usage or None,
-            id=self._start.get("id"),
-            diagnostics=self._end.get("diagnostics") or self._start.get("diagnostics"),
+            usage=readable_usage(self._usage),
+            id=name if isinstance(name := self._start.get("id"), str) else None,
+            diagnostics=missed if isinstance(missed := self._start.get("diagnostics"), dict) else None,
         )
 
     def _count(self, usage: Mapping[str, Any] | None) -> None:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import httpx2
 
 from memory_service.core.canonical import dumps
+from memory_service.core.content import check_content
+from memory_service.errors import InvalidInput
 from memory_service.providers.base import Delta, Reply
 from memory_service.providers.chat import failures
 from memory_service.providers.chat.failures import Called
@@ -23,7 +25,8 @@ _CONNECT_SECONDS = 10.0
 # After the last event a server closes the exchange. Waiting for that keeps the connection for the next call.
 _LAST_BYTES_SECONDS = 0.25
 _DONE = b"[DONE]"
-_OPTIONS = {"headers": {"content-type": "application/json"}}
+# A key is for the server it was given for, not for where that one points.
+_OPTIONS = {"headers": {"content-type": "application/json"}, "follow_redirects": False}
 _SHORTEST_SECRET = 4  # a placeholder like "x" is none, and would be struck out of every message
 
 
@@ -99,7 +102,9 @@ class Exchange:
             await response.aclose()
         try:
             reply = message.reply()
-        except Malformed as error:
+            if reply.content:
+                check_content("assistant", reply.content, "content")
+        except (Malformed, InvalidInput) as error:
             raise failures.cut_off(called, error, request_id) from None
         yield reply
 
@@ -117,11 +122,10 @@ class Exchange:
 
     async def _sent(self, body: Mapping[str, Any], *, stream: bool) -> tuple[Called, httpx2.Response]:
         model = str(body.get("model"))
-        called = Called(self._provider, model)
+        called, content = Called(self._provider, model), dumps(body).encode()
         try:
             client = await self.client()
             called = Called(self._provider, model, _address(client.base_url), _secrets(client))
-            content = dumps(body).encode()
             response: httpx2.Response = await client.post(
                 self._path, cast_to=httpx2.Response, content=content, options=_OPTIONS, stream=stream
             )

@@ -91,7 +91,7 @@ def not_opened(called: Called, error: Exception) -> ProviderError:
     match under:
         case httpx2.TimeoutException() if not isinstance(under, httpx2.ConnectTimeout):
             return timed_out(called)
-        case httpx2.TransportError():
+        case httpx2.TransportError() if not isinstance(under, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
             where = f" at {called.address}" if called.address else ""
             # Not its text: a proxy's address may hold a password.
             message = f"{called.provider} cannot be reached{where} ({type(under).__name__})."
@@ -121,7 +121,8 @@ def cut_off(called: Called, error: Exception, request_id: str | None) -> Provide
     """What came of a reply was no whole one, or made no sense."""
     if isinstance(error, httpx2.TimeoutException):
         return timed_out(called, request_id)
-    what = str(error) if isinstance(error, Malformed) else f"the connection ended ({type(error).__name__})"
+    connection = isinstance(error, httpx2.HTTPError | httpx2.StreamError)
+    what = f"the connection ended ({type(error).__name__})" if connection else str(error).rstrip(".")
     message = f"The reply of {called.provider} broke off: {what}."
     return called.error("provider_stream_broken", message, is_retryable=True, request_id=request_id)
 
@@ -149,8 +150,8 @@ def _status(kind: Any) -> int | None:
     """The status that stands for an error's type; some servers send it as the code."""
     if isinstance(kind, str) and kind in _STATUS_OF_TYPE:
         return _STATUS_OF_TYPE[kind]
-    number = int(kind) if isinstance(kind, int) or (isinstance(kind, str) and kind.isascii() and kind.isdigit()) else 0
-    return number if 400 <= number <= 599 else None
+    text = str(kind)
+    return int(text) if len(text) == 3 and text.isascii() and text.isdigit() and text[0] in "45" else None
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from typing import Any
 
 from memory_service.core.canonical import dumps
@@ -12,8 +12,9 @@ from memory_service.core.replies import reply_content
 from memory_service.errors import InvalidInput
 from memory_service.providers.base import Delta, ModelCall, Reply
 from memory_service.providers.chat.exchange import Exchange, SdkClient, patience
-from memory_service.providers.chat.wire import Malformed, cleaned, read_object, string
+from memory_service.providers.chat.wire import Malformed, cleaned, read_object, readable_usage, string
 
+_API_URL = "https://api.openai.com/v1"
 # Servers of one's own want no key; the SDK wants one.
 _NO_KEY = "none"
 _STOP_REASONS = {
@@ -46,7 +47,9 @@ class OpenAIChat:
             from openai import AsyncOpenAI
 
             key = api_key or os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
-            return AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=patience(idle_seconds))
+            # To the SDK a variable that is set to nothing is an address.
+            address = base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or _API_URL
+            return AsyncOpenAI(base_url=address, api_key=key, max_retries=0, timeout=patience(idle_seconds))
 
         self._exchange = Exchange(self.name, "/chat/completions", open_client)
         self._sends_cache_salt = sends_cache_salt
@@ -60,8 +63,7 @@ class OpenAIChat:
 
     async def prewarm(self, call: ModelCall) -> Mapping[str, Any]:
         answer = await self._exchange.answer({**self._body(call), "max_completion_tokens": 1})
-        usage = answer.get("usage")
-        return usage if isinstance(usage, dict) else {}
+        return readable_usage(answer.get("usage")) or {}
 
     async def close(self) -> None:
         await self._exchange.close()
@@ -74,10 +76,11 @@ class OpenAIChat:
 class _Call:
     """A call of a tool that comes in pieces."""
 
-    def __init__(self, at: int, call_id: str, name: str) -> None:
+    def __init__(self, at: int, call_id: str, name: str, taken: Collection[str]) -> None:
         self.at = at
-        # Some servers give none, and a result has to name its call.
-        self.id = call_id or f"call_{secrets.token_hex(12)}"
+        self.told_id = call_id
+        # Some servers give none, or all calls the same, and a result has to name its call.
+        self.id = call_id if call_id and call_id not in taken else f"call_{secrets.token_hex(12)}"
         self.name = name
         self.arguments = ""
 
@@ -119,14 +122,17 @@ class _Completion:
         calls = self._calls
         if self._finish in ("length", "content_filter"):
             calls = [call for call in calls if _is_finished(call)]
-        message = {**said, "tool_calls": [call.as_openai() for call in calls]}
+        message = {"content": said.get("text"), "refusal": said.get("refusal")}
         try:
-            content = reply_content({"content": said.get("text"), "refusal": said.get("refusal"), **message}, "")
+            content = reply_content({**message, "tool_calls": [call.as_openai() for call in calls]}, "")
         except InvalidInput:
             raise Malformed("the call of a tool has no name, or its arguments are no JSON object") from None
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         return Reply(
-            content=cleaned(blocks), stop_reason=self._stop_reason(said, calls), usage=self._usage, id=self._id
+            content=cleaned(blocks),
+            stop_reason=self._stop_reason(said, calls),
+            usage=readable_usage(self._usage),
+            id=self._id,
         )
 
     def _stop_reason(self, said: Mapping[str, str], calls: list[_Call]) -> str:
@@ -160,7 +166,7 @@ class _Completion:
         newest = self._calls[-1] if self._calls else None
         call = self._by_number.get(number) if isinstance(number, int) else newest
         if call is None or _is_another(call, name, call_id, is_numbered=isinstance(number, int)):
-            call = _Call(self._next(), string(call_id), string(name))
+            call = _Call(self._next(), string(call_id), string(name), [known.id for known in self._calls])
             self._calls.append(call)
             yield Delta(call.at, "tool_use", tool_use_id=call.id, tool_name=call.name)
         if isinstance(number, int):
@@ -179,7 +185,7 @@ def _is_another(call: _Call, name: str, call_id: str, *, is_numbered: bool) -> b
     """Does a piece begin a new call? Some servers number all of them 0, others none; a call begins with its name."""
     if not name:
         return False
-    return call_id != call.id if call_id else not is_numbered
+    return call_id != call.told_id if call_id else not is_numbered
 
 
 def _is_finished(call: _Call) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memory_service.core.canonical import check_text, loads
+from memory_service.core.usage import ReportedUsage
 from memory_service.errors import InvalidInput
 
 _LONGEST_EVENT_BYTES = 16_000_000
@@ -54,6 +55,16 @@ def read_object(text: str | bytes) -> dict[str, Any]:
         raise Malformed("JSON that is no object")
     result: dict[str, Any] = cleaned(value)
     return result
+
+
+def readable_usage(usage: Any) -> Mapping[str, Any] | None:
+    """A provider's usage as it came, if it says how many tokens there were."""
+    try:
+        ReportedUsage.parse(usage)
+    except (InvalidInput, TypeError, AttributeError):
+        return None
+    found: Mapping[str, Any] = usage
+    return found
 
 
 def string(value: Any) -> str:
