@@ -6,8 +6,9 @@ import asyncio
 import json
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from memory_service.config import Settings
+from memory_service.core.held import Held
 from memory_service.core.pricing import Model
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import EmbedderUnavailable, InvalidInput
@@ -31,6 +33,7 @@ from memory_service.telemetry import logger
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 # Counting this many characters takes a few milliseconds; more is done beside the event loop.
 _COUNT_INLINE_CHARACTERS = 50_000
+_HELD_BYTES = 128 << 20
 _REREAD_SECONDS = 2.0
 _OLD_SECONDS = 10.0
 _REFUSED_SECONDS = 5.0
@@ -50,6 +53,7 @@ class Runtime:
     embedders: Embedders
     chat: ChatProviders
     token_counter: TokenCounter | None = None
+    held: HeldThreads = field(default_factory=lambda: HeldThreads())
 
     async def count(self, texts: list[str]) -> list[TokenCounts]:
         """Counts of texts, beside the event loop when they are long."""
@@ -64,6 +68,33 @@ class Runtime:
             await self.token_counter.close()
         await self.db.close()
         await self.worker_db.close()
+
+
+class HeldThreads:
+    """What recall holds of threads, those used last, up to `limit_bytes` together."""
+
+    def __init__(self, limit_bytes: int = _HELD_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._held: OrderedDict[int, Held] = OrderedDict()
+        self.nbytes = 0
+
+    def find(self, thread_pk: int, edited_version: int) -> Held | None:
+        """What is held since that version: of another one, messages may have changed."""
+        held = self._held.get(thread_pk)
+        if held is None or held.edited_version != edited_version:
+            return None
+        self._held.move_to_end(thread_pk)
+        return held
+
+    def keep(self, thread_pk: int, held: Held) -> None:
+        if (before := self._held.pop(thread_pk, None)) is not None:
+            self.nbytes -= before.nbytes
+        if held.nbytes > self._limit_bytes:
+            return
+        self._held[thread_pk] = held
+        self.nbytes += held.nbytes
+        while self.nbytes > self._limit_bytes:
+            self.nbytes -= self._held.popitem(last=False)[1].nbytes
 
 
 def embedder_access(settings: Settings) -> EmbedderAccess:
@@ -83,6 +114,11 @@ class ActiveEmbedder:
 
     record: EmbedderRecord
     embedder: Embedder | None
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether it is as fast as a query of the database."""
+        return self.embedder is not None and self.embedder.inline
 
 
 class Embedders:

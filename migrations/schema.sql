@@ -343,7 +343,8 @@ CREATE TABLE memory.threads (
     last_role text,
     open_tool_use_ids text[] DEFAULT '{}'::text[] NOT NULL,
     created_at timestamp with time zone NOT NULL,
-    active_run_id text
+    active_run_id text,
+    edited_version bigint DEFAULT 0 NOT NULL
 );
 
 ALTER TABLE ONLY memory.threads FORCE ROW LEVEL SECURITY;

@@ -68,7 +68,14 @@ def dumps(value: Any) -> str:
 
 
 def _dumps_object(value: Mapping[str, Any]) -> str:
-    return "{" + ",".join([f"{encode_basestring(k)}:{dumps(v)}" for k, v in value.items()]) + "}"
+    # Strings, which are most of what there is, without another call.
+    return (
+        "{"
+        + ",".join(
+            [f"{encode_basestring(k)}:{encode_basestring(v) if type(v) is str else dumps(v)}" for k, v in value.items()]
+        )
+        + "}"
+    )
 
 
 def _dumps_array(value: Sequence[Any]) -> str:

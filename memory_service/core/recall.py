@@ -16,19 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from memory_service.core import whose
+from memory_service.core.corpus import PASSAGE_BITS, REACH, AnyInts, Bools, Corpus, Floats, Ints, begins, spread
 from memory_service.core.terms import passages_of, terms_of
 
 _K1 = 1.2
 _B = 0.75
-_HEADER = 3
-_PASSAGE_BITS = 24
-_PASSAGE_MASK = (1 << _PASSAGE_BITS) - 1
-# Neighbours on each side that a passage is seen with, and the number of terms over which their weight falls to 1/e.
-_REACH = 4
-_FADE_TERMS = 40
 # Of a longer query only the rarest terms are looked at: each takes a pass over the thread.
 _MAX_QUERY_TERMS = 64
 # Standard deviations above the mean from which a passage's own score counts by itself.
@@ -40,11 +34,6 @@ _FEW_TERMS = 5
 _LEANING = 1.0
 # Fused scores are sums of standard deviations: the average passage has 0, and is not relevant.
 _RELEVANT_SCORE = 1.0
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-AnyInts = npt.NDArray[np.int64] | npt.NDArray[np.int32]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +58,7 @@ class Hit:
     @property
     def partners(self) -> frozenset[int]:
         """Documents of which one must be shown beside this one: it says nothing of the query itself, only they do."""
-        near = range(self.document - _REACH, self.document + _REACH + 1)
+        near = range(self.document - REACH, self.document + REACH + 1)
         return frozenset(near) - {self.document} if self.by_neighbours else frozenset()
 
     @property
@@ -82,7 +71,7 @@ def index_entry(seq: int, role: str, text: str) -> bytes:
     """The index of one message: its passages' headers and terms as little-endian int32."""
     numbers = array("i")
     for number, passage in enumerate(passages_of(text), start=1):
-        numbers.extend((0, seq, whose.code_of(role) << _PASSAGE_BITS | number))
+        numbers.extend((0, seq, whose.code_of(role) << PASSAGE_BITS | number))
         numbers.extend(terms_of(passage))
     return np.asarray(numbers, dtype="<i4").tobytes()
 
@@ -100,30 +89,21 @@ def pick(passages: Sequence[str], number: int) -> tuple[str, bool]:
     return (passages[min(number, len(passages)) - 1] if passages else ""), len(passages) > 1
 
 
-def count_documents(index: bytes) -> int:
-    """How many passages an index holds."""
-    return int(np.count_nonzero(np.frombuffer(index, dtype="<i4") == 0))
-
-
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the words of a query say of each passage of an index, in its order.
+    """What the words of a query say of each passage of a corpus, in its order.
 
     `own` is BM25 of the passage itself, `around` of it together with those near it; `asked_for` is 1 where the query asks
-    for what its role said, -1 where for what the other did, else 0; `lengths` are in terms, `nearness` as `_nearness`
-    gives it.
+    for what its role said, -1 where for what the other did, else 0.
     """
 
-    seq: Ints
-    passage: Ints
+    corpus: Corpus
     asked_for: Ints
-    lengths: Floats
-    nearness: Sequence[Floats]
     own: Floats
     around: Floats
 
     def __len__(self) -> int:
-        return len(self.seq)
+        return len(self.corpus)
 
 
 def rank(index: bytes, query: str, limit: int, similarity: Floats | None = None) -> list[Hit]:
@@ -132,21 +112,14 @@ def rank(index: bytes, query: str, limit: int, similarity: Floats | None = None)
     `similarity` is that of each passage's vector to the query's, in index order; NaN where there is none yet. Without it
     only what shares words is found.
     """
-    return best(weigh_words(index, query), limit, similarity)
+    return best(weigh_words(Corpus.of(index), query), limit, similarity)
 
 
-def weigh_words(index: bytes, query: str) -> Words:
+def weigh_words(corpus: Corpus, query: str) -> Words:
     query_terms = np.unique(np.asarray(terms_of(query), dtype=np.int32))
-    numbers = np.frombuffer(index, dtype="<i4")
-    starts = np.flatnonzero(numbers == 0)
-    count = len(starts)
-    seq, packed = (numbers[starts + 1], numbers[starts + 2]) if count else (starts, starts)
-    passage = packed & _PASSAGE_MASK
-    lengths = (np.diff(np.append(starts, len(numbers))) - _HEADER).astype(np.float64)
-    nearness = _nearness(seq, passage, lengths)
-    term, document = _occurrences(numbers, starts, query_terms)
-    asked_for = _asked_for(query, packed >> _PASSAGE_BITS, query_terms[term], document)
-    return Words(seq, passage, asked_for, lengths, nearness, *_bm25(term, document, lengths, nearness))
+    term, document = corpus.occurrences(query_terms)
+    asked_for = _asked_for(query, corpus.roles, query_terms[term], document)
+    return Words(corpus, asked_for, *_bm25(term, document, corpus))
 
 
 def _asked_for(query: str, roles: AnyInts, term: AnyInts, document: Ints) -> Ints:
@@ -165,35 +138,61 @@ def _bearers(query: str, roles: AnyInts, term: AnyInts, document: Ints) -> Itera
 
 def best(words: Words, limit: int, similarity: Floats | None = None, *, one_a_message: bool = False) -> list[Hit]:
     """As `rank`, of words that were weighed; on request only the best passage of each message."""
+    scored = _score(words, similarity)
+    return [_hit(words, scored, similarity, int(d)) for d in _order(words, scored, limit, one_a_message)]
+
+
+def best_documents(words: Words, limit: int, similarity: Floats) -> Ints:
+    """Which passages are the best, without saying why."""
+    return _order(words, _score(words, similarity), limit, False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Each passage of a corpus: what it is ranked by, how much it says of the query, and whether by itself."""
+
+    score: Floats
+    fused: Floats
+    speaks: Bools
+
+
+def _score(words: Words, similarity: Floats | None) -> _Scored:
     if not len(words):
-        return []
+        return _Scored(words.own, words.own, words.own > 0)
     if similarity is not None and np.isnan(similarity).all():
         similarity = None
     fused, speaks = fuse(words, similarity)
     # It was added up of one or two z-scores.
     score = _behind_partners(fused + (1 if similarity is None else 2) * _standing(words), speaks)
+    return _Scored(score, fused, speaks)
+
+
+def _order(words: Words, scored: _Scored, limit: int, one_a_message: bool) -> Ints:
+    score, speaks = scored.score, scored.speaks
     found = np.flatnonzero(speaks | (words.around > 0))
     if len(found) > limit and not one_a_message:  # sorting all of a long thread would take longest
         least = np.partition(score[found], len(found) - limit)[len(found) - limit]
         found = found[score[found] >= least]
     order = found[np.lexsort((found, ~speaks[found], -score[found]))]
     if one_a_message:
-        message = np.cumsum(_begins(words.seq, words.passage))
+        message = np.cumsum(begins(words.corpus.seq, words.corpus.passage))
         order = order[np.sort(np.unique(message[order], return_index=True)[1])]
-    return [
-        Hit(
-            document=int(d),
-            seq=int(words.seq[d]),
-            passage=int(words.passage[d]),
-            score=round(float(score[d]), 4),
-            fused=round(float(fused[d]), 4),
-            words=round(float(words.own[d]), 4),
-            neighbours=round(float(words.around[d]), 4),
-            vector=None if similarity is None or np.isnan(similarity[d]) else round(float(similarity[d]), 4),
-            by_neighbours=not speaks[d],
-        )
-        for d in order[:limit]
-    ]
+    return order[:limit]
+
+
+def _hit(words: Words, scored: _Scored, similarity: Floats | None, document: int) -> Hit:
+    alike = None if similarity is None or np.isnan(similarity[document]) else round(float(similarity[document]), 4)
+    return Hit(
+        document=document,
+        seq=int(words.corpus.seq[document]),
+        passage=int(words.corpus.passage[document]),
+        score=round(float(scored.score[document]), 4),
+        fused=round(float(scored.fused[document]), 4),
+        words=round(float(words.own[document]), 4),
+        neighbours=round(float(words.around[document]), 4),
+        vector=alike,
+        by_neighbours=not scored.speaks[document],
+    )
 
 
 def relevant(hits: Iterable[Hit]) -> list[Hit]:
@@ -201,32 +200,20 @@ def relevant(hits: Iterable[Hit]) -> list[Hit]:
     return [hit for hit in hits if hit.fused >= _RELEVANT_SCORE]
 
 
-def _begins(seq: Ints, passage: Ints) -> Bools:
-    """Where a message begins: two threads of one message each have the same `seq` side by side."""
-    begins: Bools = (np.diff(seq, prepend=0) != 0) | (passage == 1)
-    return begins
-
-
 def fuse(words: Words, similarity: Floats | None) -> tuple[Floats, Bools]:
     """One score for each passage, and whether it speaks for itself: by a word, or by being clearly more alike than most."""
     score = _z(words.around) + _outstanding(words.own)
     speaks = words.own > 0
     if similarity is not None:
-        alike = _believed(similarity, words.lengths)
-        score += _z(_spread(alike, words.nearness)) + _outstanding(alike)
+        alike = _believed(similarity, words.corpus.lengths)
+        score += _z(spread(alike, words.corpus.nearness)) + _outstanding(alike)
         speaks = speaks | (_z(alike) > _CLEARLY)
     return score, speaks
 
 
 def _standing(words: Words) -> Floats:
-    """What a z-score of each passage is worth beyond what it says.
-
-    The greatest of n draws lies sqrt(2 ln n) above the mean, about: so much is chance in the best of n passages.
-    """
-    begins = _begins(words.seq, words.passage)
-    message = np.cumsum(begins) - 1
-    passages = np.bincount(message)[message]
-    standing = _LEANING / 2 * words.asked_for - np.sqrt(2 * np.log(passages))
+    """What a z-score of each passage is worth beyond what it says."""
+    standing = _LEANING / 2 * words.asked_for - words.corpus.chance
     centred: Floats = standing - standing.mean()
     return centred
 
@@ -249,40 +236,25 @@ def _behind_partners(score: Floats, speaks: Bools) -> Floats:
     """What was found by its neighbours alone scores no more than the best of them that speaks for itself."""
     speakers = np.where(speaks, score, -np.inf)
     best_near = speakers.copy()
-    for distance in range(1, min(_REACH, len(score) - 1) + 1):
+    for distance in range(1, min(REACH, len(score) - 1) + 1):
         np.maximum(best_near[distance:], speakers[:-distance], out=best_near[distance:])
         np.maximum(best_near[:-distance], speakers[distance:], out=best_near[:-distance])
     return np.where(speaks, score, np.minimum(score, best_near))
 
 
-def _occurrences(numbers: npt.NDArray[np.int32], starts: Ints, query_terms: npt.NDArray[np.int32]) -> tuple[Ints, Ints]:
-    """Where query terms occur, as (index of the term, document); one entry for each occurrence."""
-    # A 64k table discards most numbers in one pass, whatever the length of the query.
-    table = np.zeros(65_536, dtype=bool)
-    table[query_terms & 0xFFFF] = True
-    places = np.flatnonzero(table[numbers & 0xFFFF])
-    if not len(places):
-        return places, places
-    values = numbers[places]
-    term = np.minimum(np.searchsorted(query_terms, values), len(query_terms) - 1)
-    real = query_terms[term] == values
-    document = np.searchsorted(starts, places[real], side="right") - 1
-    return term[real].astype(np.int64), document.astype(np.int64)
-
-
-def _bm25(term: Ints, document: Ints, lengths: Floats, nearness: Sequence[Floats]) -> tuple[Floats, Floats]:
+def _bm25(term: Ints, document: Ints, corpus: Corpus) -> tuple[Floats, Floats]:
     """BM25 of each passage itself, and of it together with those near it."""
-    count = len(lengths)
+    count = len(corpus)
     own, around = np.zeros(count), np.zeros(count)
-    own_factor, around_factor = _length_factor(lengths), _length_factor(_spread(lengths, nearness))
-    spread = np.zeros(count)
+    own_factor, around_factor = _length_factor(corpus.lengths), _length_factor(corpus.near_lengths)
+    sums = np.zeros(count)
     for number, holders in _telling(term, document, count):
         places, times = np.unique(document[term == number], return_counts=True)
         idf = np.log1p((count - holders + 0.5) / (holders + 0.5))
         own[places] += idf * _saturated(times.astype(np.float64), own_factor[places])
-        near = _spread_few(spread, places, times.astype(np.float64), nearness)
-        around[near] += idf * _saturated(spread[near], around_factor[near])
-        spread[near] = 0
+        near = _spread_few(sums, places, times.astype(np.float64), corpus.nearness)
+        around[near] += idf * _saturated(sums[near], around_factor[near])
+        sums[near] = 0
     return own, around
 
 
@@ -301,31 +273,6 @@ def _length_factor(lengths: Floats) -> Floats:
 
 def _saturated(frequency: Floats, length_factor: Floats) -> Floats:
     return frequency * (_K1 + 1) / (frequency + length_factor)
-
-
-def _nearness(seq: Ints, passage: Ints, lengths: Floats) -> list[Floats]:
-    """How much a passage and the one 1, 2, … places further on count for each other.
-
-    Half as much with each place, and no more than fades with the terms between their middles: the turns of a chat are
-    seen together, pages of prose are not. Nor are two threads, at whose border `seq` falls or stays for a new message.
-    """
-    middle = np.cumsum(lengths) - lengths / 2
-    rise = np.diff(seq, prepend=0)
-    thread = np.cumsum((rise < 0) | ((rise == 0) & (passage == 1)))
-    return [
-        np.minimum(0.5**places, np.exp((middle[:-places] - middle[places:]) / _FADE_TERMS))
-        * (thread[places:] == thread[:-places])
-        for places in range(1, min(_REACH, len(lengths) - 1) + 1)
-    ]
-
-
-def _spread(values: Floats, nearness: Sequence[Floats]) -> Floats:
-    """Each value with those near it, weighed by how near they are."""
-    spread = values.copy()
-    for places, weight in enumerate(nearness, start=1):
-        spread[places:] += weight * values[:-places]
-        spread[:-places] += weight * values[places:]
-    return spread
 
 
 def _spread_few(zeros: Floats, places: Ints, values: Floats, nearness: Sequence[Floats]) -> Ints:

@@ -16,7 +16,7 @@ def align(seq: Ints, passage: Ints, found_seq: Ints, found_passage: Ints, found:
     """What was found, for each (seq, passage) asked for; NaN where nothing was. Both are in ascending order."""
     if np.array_equal(seq, found_seq) and np.array_equal(passage, found_passage):
         return found
-    wanted, there = _places(seq, passage), _places(found_seq, found_passage)
+    wanted, there = placed(seq, passage), placed(found_seq, found_passage)
     aligned = np.full(len(wanted), np.nan)
     if len(there):
         at = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
@@ -25,7 +25,8 @@ def align(seq: Ints, passage: Ints, found_seq: Ints, found_passage: Ints, found:
     return aligned
 
 
-def _places(seq: Ints, passage: Ints) -> npt.NDArray[np.int64]:
+def placed(seq: Ints, passage: Ints) -> npt.NDArray[np.int64]:
+    """One number for each passage, in the same order."""
     return seq.astype(np.int64) << 32 | passage.astype(np.int64)
 
 
@@ -49,3 +50,22 @@ def calibrate(estimate: Floats, sampled: Ints, exact: Floats) -> Floats:
     true_variance = truth.var() + slope**2 * (spread**2 - of_sample.var())
     calibrated: Floats = (estimate - mean) / spread * max(true_variance, 0.0) ** 0.5 + true_mean
     return calibrated
+
+
+def pack_signs(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """The signs of vectors, a bit each, filled up to whole words."""
+    bits = np.packbits(vectors > 0, axis=-1)
+    return words_of(bits)
+
+
+def words_of(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Rows of bytes as rows of words, the last filled up."""
+    padded = np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 8)])
+    return np.ascontiguousarray(padded).view(np.uint64)
+
+
+def cosines_by_signs(signs: npt.NDArray[np.uint64], query: npt.NDArray[np.uint64], dimensions: int) -> Floats:
+    """Estimates of cosines: the share of signs that differ is the angle over pi."""
+    differing = np.bitwise_count(signs ^ query).sum(axis=1, dtype=np.int64)
+    cosines: Floats = np.cos(differing * (np.pi / dimensions))
+    return cosines

@@ -255,6 +255,8 @@ class Scale:
 
 def _within_bounds(weights: FloatArray, covariance: FloatArray) -> FloatArray:
     """The likeliest weights that a tokenizer can have: where one is held back, those that go with it make up for it."""
+    if all(least <= weight <= most for least, weight, most in zip(_LEAST, weights, _MOST, strict=True)):
+        return weights
     for _ in range(2 * len(weights)):
         off = np.clip(weights, _LEAST, _MOST) - weights
         worst = int(np.argmax(np.abs(off) / np.sqrt(np.diag(covariance))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -24,13 +24,11 @@ from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.window import Window, check_open_calls
 from memory_service.errors import InvalidInput
 from memory_service.runtime import Runtime
-from memory_service.services.recall import Question, Ranking, rank_threads, split
+from memory_service.services.recall import Question, Ranking, rank_thread, split
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
-from memory_service.store import recall as recall_store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
-from memory_service.store.recall import ThreadIndex
 from memory_service.store.threads import AssistantRecord, ThreadRecord, get_assistant
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
@@ -265,36 +263,44 @@ async def _load(
 ) -> tuple[list[Message], bool]:
     """The lane's window, newest pages first, no further back than the prompt could show."""
     first_seq = lane.first_seq if lane else 1
-    records: list[MessageRecord] = []
+    messages: list[Message] = []
     page_size, tokens = _FIRST_PAGE, 0.0
     before = thread.last_seq
-    while before >= first_seq and (tokens <= request.max_prompt_tokens or _lacks_opener(request, records)):
+    while before >= first_seq and (tokens <= request.max_prompt_tokens or _lacks_opener(request, messages)):
         page = await message_store.range_of(session, thread.pk, first_seq=first_seq, last_seq=before, limit=page_size)
-        records = page + records
-        tokens += sum(scale.tokens(record.counts) for record in page)
+        read = to_messages(page)
+        messages = read + messages
+        tokens += sum(scale.tokens(message.counts) for message in read)
         if len(page) < page_size:
             before = first_seq - 1
             break
         before = page[0].seq - 1
         page_size *= 3
-    return [to_message(record) for record in records], before >= first_seq
+    return messages, before >= first_seq
 
 
-def _lacks_opener(request: Request, records: Sequence[MessageRecord]) -> bool:
+def _lacks_opener(request: Request, messages: Sequence[Message]) -> bool:
     """Whether the last turn is to be cut to fit, and is not there whole."""
-    return request.strategy.shorten_tool_results and not any(opens_turn(r.role, loads(r.content)) for r in records)
+    return request.strategy.shorten_tool_results and not any(opens_turn(m.role, m.content) for m in messages)
 
 
-def to_message(record: MessageRecord, content: str | None = None) -> Message:
-    return Message(
-        seq=record.seq,
-        id=record.id,
-        role="assistant" if record.role == "assistant" else "user",
-        content=tuple(loads(content or record.content)),
-        counts=record.counts,
-        created_at=record.created_at,
-        thinking_tokens=record.thinking_tokens,
-    )
+def to_messages(records: Sequence[MessageRecord], earlier: Mapping[int, str] | None = None) -> list[Message]:
+    """`earlier` is what some of them said before, by their seqs."""
+    earlier = earlier or {}
+    # All at once: to begin with each anew takes longer than to read it.
+    contents = loads(f"[{','.join([earlier.get(record.seq, record.content) for record in records])}]")
+    return [
+        Message(
+            seq=record.seq,
+            id=record.id,
+            role="assistant" if record.role == "assistant" else "user",
+            content=tuple(content),
+            counts=record.counts,
+            created_at=record.created_at,
+            thinking_tokens=record.thinking_tokens,
+        )
+        for record, content in zip(records, contents, strict=True)
+    ]
 
 
 def _new_message(new: NewMessage, seq: int) -> Message:
@@ -312,9 +318,8 @@ def _new_message(new: NewMessage, seq: int) -> Message:
 async def recall(runtime: Runtime, session: Session, outlined: Outline, question: Question) -> Recall:
     """Older messages that fit the question, as many as fit the prompt."""
     thread, first_seq = outlined.thread, outlined.prompt.window.first_seq
-    index = await recall_store.thread_index(session, thread.pk, first_seq)
-    threads = [ThreadIndex(thread.pk, thread.id, index)]
-    ranking = await rank_threads(session, threads, question, outlined.prompt.ranked_passages, first_seq)
+    limit = outlined.prompt.ranked_passages
+    ranking = await rank_thread(runtime, session, thread, question, limit, first_seq)
     hits = relevant(ranking.hits)
     seqs = sorted({hit.seq for hit in hits})
     records = await message_store.with_seqs(session, [thread.pk] * len(seqs), seqs) if seqs else []

@@ -49,16 +49,22 @@ async def build(
     new = prepared[0] if prepared else None
     question: Question | None = None
     correction = 1.0
+    active = await runtime.embedders.active()
     for _ in range(1 if dry_run else _PLANNED_WITHOUT_LOCK):
         async with runtime.db.read_only(project_id) as session:
             thread = await get_thread(session, thread_id)
             earlier = await idempotency.find(session, call, now) if call and not dry_run else None
             outlined = None if earlier else await outline(runtime, session, thread, spec, new, now, correction)
+            planned = None
+            if outlined and active.is_inline:  # not worth giving the connection back
+                question = await _ask(runtime, outlined, question)
+                planned = await _complete_in(runtime, session, outlined, question, now)
         if outlined is None:
             assert earlier
             return await _answer_again(runtime, project_id, thread_id, earlier.body)
-        question = await _ask(runtime, outlined, question)
-        planned = await _complete(runtime, project_id, outlined, question, now)
+        if planned is None:
+            question = await _ask(runtime, outlined, question)
+            planned = await _complete(runtime, project_id, outlined, question, now)
         planned, counts = await _counted(runtime, project_id, planned, spec, new, question, now)
         correction = planned.correction
         if dry_run:
@@ -91,11 +97,16 @@ async def _ask(runtime: Runtime, outlined: Outline, asked: Question | None) -> Q
 async def _complete(
     runtime: Runtime, project_id: int, outlined: Outline, question: Question | None, now: datetime
 ) -> Plan:
+    async with runtime.db.read_only(project_id) as session:
+        return await _complete_in(runtime, session, outlined, question, now)
+
+
+async def _complete_in(
+    runtime: Runtime, session: Session, outlined: Outline, question: Question | None, now: datetime
+) -> Plan:
     if outlined.query is None or question is None:
         return complete(runtime, outlined, None, now)
-    async with runtime.db.read_only(project_id) as session:
-        recalled = await recall(runtime, session, outlined, question)
-    return complete(runtime, outlined, recalled, now)
+    return complete(runtime, outlined, await recall(runtime, session, outlined, question), now)
 
 
 async def _counted(
@@ -139,11 +150,9 @@ async def _plan_in(
 ) -> Plan:
     """All in one transaction, which holds the thread: a question that came up only now goes without a vector."""
     outlined = await outline(runtime, session, thread, spec, new, now, correction)
-    if outlined.query is None:
-        return complete(runtime, outlined, None, now)
-    known = asked is not None and asked.text == outlined.query
-    question = asked if asked is not None and known else Question(outlined.query, reason="thread_busy")
-    return complete(runtime, outlined, await recall(runtime, session, outlined, question), now)
+    if outlined.query is not None and (asked is None or asked.text != outlined.query):
+        asked = Question(outlined.query, reason="thread_busy")
+    return await _complete_in(runtime, session, outlined, asked, now)
 
 
 async def _answer_again(runtime: Runtime, project_id: int, thread_id: str, prompt_id: str) -> BuiltPrompt:

@@ -21,7 +21,7 @@ from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.volatile import Volatile
 from memory_service.runtime import Runtime
 from memory_service.services.explaining import BuiltPrompt
-from memory_service.services.planning import to_message
+from memory_service.services.planning import to_messages
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
@@ -46,7 +46,7 @@ async def _rebuild(runtime: Runtime, session: Session, thread_id: str, record: P
         session, record.thread_pk, first_seq=facts["first_seq"], last_seq=facts["last_seq"]
     )
     revisions = await message_store.revisions_at(session, record.thread_pk, record.thread_version)
-    messages = [to_message(r, revisions.get(r.seq)) for r in records]
+    messages = to_messages(records, revisions)
     if not messages:
         return replace(shown, request_missing="The messages of this prompt were deleted.")
     tools, shared, own = loads(await prompt_store.get_stable_text(session, record.thread_pk, record.stable_digest))

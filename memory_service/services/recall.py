@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from memory_service.core.canonical import loads
+from memory_service.core.corpus import Floats, count_documents
 from memory_service.core.messages import content_text
-from memory_service.core.recall import Floats, Hit, Words, best, count_documents, weigh_words
+from memory_service.core.recall import Hit, Words, best, best_documents, weigh_words
 from memory_service.core.similarity import align, calibrate, sample
 from memory_service.core.terms import passages_of
 from memory_service.errors import EmbedderUnavailable
 from memory_service.providers.base import Vectors
 from memory_service.runtime import Runtime
+from memory_service.services.holding import decode, hold
 from memory_service.store import vectors as vector_store
 from memory_service.store.db import Session
 from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.messages import MessageRecord
 from memory_service.store.recall import ThreadIndex
+from memory_service.store.threads import ThreadRecord
 from memory_service.store.vectors import ThreadSimilarities
 
 # From here on the signs of all vectors are compared, and only the best by words and signs exactly.
@@ -88,14 +91,44 @@ async def rank_threads(
 
     On request only the best passage of each message.
     """
-    pick_best = partial(best, limit=limit, one_a_message=one_a_message)
-    words = weigh_words(b"".join(thread.index for thread in threads), question.text)
+    words = weigh_words(await decode(b"".join(thread.index for thread in threads)), question.text)
+    similarity = None
+    if len(words) and question.vector is not None and question.embedder is not None:
+        comparison = _Comparison(session, threads, words, question.embedder, question.vector, before_seq)
+        similarity = await (comparison.exact() if len(words) <= _EXACT_PASSAGES else comparison.two_stage())
+    return _ranking(words, question, similarity, partial(best, limit=limit, one_a_message=one_a_message))
+
+
+async def rank_thread(
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    question: Question,
+    limit: int,
+    before_seq: int,
+    *,
+    one_a_message: bool = False,
+) -> Ranking:
+    """As `rank_threads`, of one thread, before a seq, and with what is held of it."""
+    held = await hold(runtime, session, thread, before_seq, question.embedder)
+    words = weigh_words(held.corpus, question.text)
+    similarity = None
+    if len(words) and held.vectors and question.vector is not None and question.embedder is not None:
+        similarity = held.vectors.similarity(question.vector)
+        if held.vectors.are_signs:
+            one = [ThreadIndex(thread.pk, thread.id, b"")]
+            comparison = _Comparison(session, one, words, question.embedder, question.vector, before_seq)
+            similarity = await comparison.refined(similarity)
+    return _ranking(words, question, similarity, partial(best, limit=limit, one_a_message=one_a_message))
+
+
+def _ranking(
+    words: Words, question: Question, similarity: Floats | None, pick_best: Callable[..., list[Hit]]
+) -> Ranking:
     if not len(words):
         return Ranking([], reason="nothing_to_search")
-    if question.vector is None or question.embedder is None:
+    if similarity is None:
         return Ranking(pick_best(words), reason=question.reason)
-    comparison = _Comparison(session, threads, words, question.embedder, question.vector, before_seq)
-    similarity = await (comparison.exact() if len(words) <= _EXACT_PASSAGES else comparison.two_stage())
     pending = int(np.isnan(similarity).sum())
     if pending == len(words):
         return Ranking(pick_best(words), reason="pending", pending=pending)
@@ -137,12 +170,18 @@ class _Comparison:
         )
 
     async def two_stage(self) -> Floats:
-        """Estimates by signs; exact for what is likely to be among the best, and for the neighbours it is shown with."""
-        estimate = self._aligned(
-            await vector_store.sign_similarities(self.session, self.embedder, self._pks, self.query, self.before_seq)
+        return await self.refined(
+            self._aligned(
+                await vector_store.sign_similarities(
+                    self.session, self.embedder, self._pks, self.query, self.before_seq
+                )
+            )
         )
+
+    async def refined(self, estimate: Floats) -> Floats:
+        """Estimates by signs; exact for what is likely to be among the best, and for the neighbours it is shown with."""
         sampled = sample(len(estimate))
-        documents = np.array([hit.document for hit in best(self.words, _CANDIDATES, estimate)], dtype=np.int64)
+        documents = best_documents(self.words, _CANDIDATES, estimate)
         near = np.concatenate([documents - 1, documents, documents + 1])
         places = np.union1d(sampled, near[(near >= 0) & (near < len(estimate))])
         exact = await vector_store.similarities_at(
@@ -150,8 +189,8 @@ class _Comparison:
             self.embedder,
             self.query,
             np.repeat(self._pks, self._counts)[places].tolist(),
-            self.words.seq[places].tolist(),
-            self.words.passage[places].tolist(),
+            self.words.corpus.seq[places].tolist(),
+            self.words.corpus.passage[places].tolist(),
         )
         similarity = calibrate(estimate, sampled, exact[np.searchsorted(places, sampled)])
         similarity[places] = exact
@@ -169,6 +208,6 @@ class _Comparison:
             if part is None:
                 yield np.full(end - start, np.nan)
             else:
-                seq, passage = self.words.seq[start:end], self.words.passage[start:end]
+                seq, passage = self.words.corpus.seq[start:end], self.words.corpus.passage[start:end]
                 yield align(seq, passage, part.seq, part.passage, part.similarity)
             start = end

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from memory_service.core.recall import Hit, count_documents, pick
+from memory_service.core.corpus import count_documents
+from memory_service.core.recall import Hit, pick
 from memory_service.runtime import Runtime
-from memory_service.services.recall import Question, Ranking, ask, rank_threads, split
+from memory_service.services.recall import Ranking, ask, rank_thread, rank_threads, split
 from memory_service.store import messages as message_store
 from memory_service.store import recall as recall_store
 from memory_service.store.db import Session
@@ -41,8 +42,8 @@ async def search_thread(runtime: Runtime, project_id: int, thread_id: str, query
     question = await ask(runtime, query)
     async with runtime.db.read_only(project_id) as session:
         thread = await get_thread(session, thread_id)
-        index = await recall_store.thread_index(session, thread.pk)
-        return await _search(session, [ThreadIndex(thread.pk, thread.id, index)], question, limit)
+        ranking = await rank_thread(runtime, session, thread, question, limit, thread.last_seq + 1, one_a_message=True)
+        return await _show(session, ranking, [(thread.pk, thread.id)] * len(ranking.hits))
 
 
 async def search_user(runtime: Runtime, project_id: int, user_id: str, query: str, limit: int) -> SearchResult:
@@ -50,22 +51,21 @@ async def search_user(runtime: Runtime, project_id: int, user_id: str, query: st
     question = await ask(runtime, query)
     async with runtime.db.read_only(project_id) as session:
         indexes = await recall_store.user_indexes(session, user_id)
-        return await _search(session, indexes, question, limit)
+        ranking = await rank_threads(session, indexes, question, limit, one_a_message=True)
+        owner = _owner_of_documents(indexes)
+        owners = [owner(hit.document) for hit in ranking.hits]
+        return await _show(session, ranking, [(thread.thread_pk, thread.thread_id) for thread in owners])
 
 
-async def _search(session: Session, indexes: Sequence[ThreadIndex], question: Question, limit: int) -> SearchResult:
-    ranking = await rank_threads(session, indexes, question, limit, one_a_message=True)
-    owner = _owner_of_documents(indexes)
-    wanted: dict[tuple[int, int], tuple[ThreadIndex, Hit]] = {}
-    for hit in ranking.hits:
-        thread = owner(hit.document)
-        wanted[thread.thread_pk, hit.seq] = thread, hit
+async def _show(session: Session, ranking: Ranking, owners: Sequence[tuple[int, str]]) -> SearchResult:
+    """`owners` are the threads of the hits, by pk and id."""
+    wanted = {(pk, hit.seq): (id_, hit) for (pk, id_), hit in zip(owners, ranking.hits, strict=True)}
     records = await message_store.with_seqs(session, [pk for pk, _ in wanted], [seq for _, seq in wanted])
     found = {(record.thread_pk, record.seq): record for record in records}
     passages = await split(records)
     hits = [
-        SearchHit(thread.thread_id, found[place], hit, pick(passages[place], hit.passage)[0])
-        for place, (thread, hit) in wanted.items()
+        SearchHit(id_, found[place], hit, pick(passages[place], hit.passage)[0])
+        for place, (id_, hit) in wanted.items()
         if place in found
     ]
     return SearchResult(hits, ranking)

@@ -11,10 +11,11 @@ from functools import cache, cached_property
 from itertools import accumulate, pairwise
 
 from memory_service.core.canonical import dumps, loads
+from memory_service.core.corpus import count_documents
 from memory_service.core.layout import StablePart
 from memory_service.core.messages import Block, Message, Tail, extend_tail, opens_turn
 from memory_service.core.quoting import Candidate
-from memory_service.core.recall import count_documents, index_entry, pick, rank, relevant
+from memory_service.core.recall import index_entry, pick, rank, relevant
 from memory_service.core.terms import passages_of
 from memory_service.demo.conversation import Conversation, Line
 from memory_service.errors import InvalidInput, InvalidMessage

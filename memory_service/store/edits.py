@@ -105,8 +105,9 @@ async def set_tail(session: Session, thread_pk: int, tail: Tail, *, deleted: int
     """What an edit or a deletion leaves of the thread's end."""
     await session.execute(
         text(
-            "UPDATE threads SET version = version + 1, message_count = message_count - :deleted,"
-            " last_role = :last_role, open_tool_use_ids = :open_ids WHERE pk = :pk"
+            "UPDATE threads SET version = version + 1, edited_version = version + 1,"
+            " message_count = message_count - :deleted, last_role = :last_role, open_tool_use_ids = :open_ids"
+            " WHERE pk = :pk"
         ),
         {
             "pk": thread_pk,

@@ -19,14 +19,17 @@ class ThreadIndex:
     index: bytes
 
 
-async def thread_index(session: Session, thread_pk: int, before_seq: int | None = None) -> bytes:
-    """The index of a thread, or of its part before a seq; empty when there is nothing."""
+async def thread_index(
+    session: Session, thread_pk: int, before_seq: int | None = None, first_seq: int | None = None
+) -> bytes:
+    """The index of a thread, or of its part between two seqs; empty when there is nothing."""
     index = await session.scalar(
         text(
             "SELECT string_agg(terms, NULL ORDER BY seq) FROM message_terms WHERE thread_pk = :thread_pk"
+            + (" AND seq >= :first_seq" if first_seq is not None else "")
             + (" AND seq < :before_seq" if before_seq is not None else "")
         ),
-        {"thread_pk": thread_pk, "before_seq": before_seq},
+        {"thread_pk": thread_pk, "before_seq": before_seq, "first_seq": first_seq},
         execution_options=IN_BINARY,
     )
     return bytes(index) if index is not None else b""

@@ -18,8 +18,8 @@ from memory_service.store.idempotency import erase_answers, forget_threads
 from memory_service.store.pages import Page, PageQuery, fetch_page
 
 _THREAD = (
-    "pk, id, user_id, assistant_id, instructions, tools, documents, truncation_strategy, metadata, version, last_seq,"
-    " message_count, last_role, open_tool_use_ids, created_at, active_run_id"
+    "pk, id, user_id, assistant_id, instructions, tools, documents, truncation_strategy, metadata, version,"
+    " edited_version, last_seq, message_count, last_role, open_tool_use_ids, created_at, active_run_id"
 )
 _ASSISTANT = "pk, id, name, model, provider, instructions, tools, documents, defaults, metadata, created_at"
 # Columns a PATCH may set; the names are those of the API.
@@ -46,7 +46,8 @@ class NewThread:
 
 @dataclass(frozen=True, slots=True)
 class ThreadRecord:
-    """`tools`, `documents` and `truncation_strategy` are canonical JSON."""
+    """`tools`, `documents` and `truncation_strategy` are canonical JSON. `edited_version` is the version at which a
+    message was last changed or deleted."""
 
     pk: int
     id: str
@@ -58,6 +59,7 @@ class ThreadRecord:
     truncation_strategy: str | None
     metadata: Mapping[str, str]
     version: int
+    edited_version: int
     last_seq: int
     message_count: int
     last_role: str | None

@@ -185,6 +185,38 @@ async def similarities(
     return await _compare(session, embedder, thread_pks, before_seq, measure, query)
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadVectors:
+    """The vectors of a thread's passages in their order, or their signs: eight in a byte."""
+
+    seq: Numbers
+    passage: Numbers
+    rows: npt.NDArray[Any]
+
+
+async def thread_vectors(
+    session: Session, embedder: EmbedderRecord, thread_pk: int, first_seq: int, before_seq: int, *, signs: bool
+) -> ThreadVectors:
+    """Those of the messages between two seqs."""
+    sent = "bit_send(signs)" if signs else "halfvec_send(embedding)"
+    found = await session.execute(
+        text(
+            "SELECT string_agg(int8send(place), NULL) AS places, string_agg(vector, NULL) AS vectors FROM ("
+            f"SELECT CAST(seq AS bigint) << 32 | passage AS place, {sent} AS vector FROM {embedder.table}"
+            " WHERE thread_pk = :thread_pk AND seq >= :first_seq AND seq < :before_seq ORDER BY seq, passage) AS read"
+        ),
+        {"thread_pk": thread_pk, "first_seq": first_seq, "before_seq": before_seq},
+        execution_options=IN_BINARY,
+    )
+    places, vectors = found.one()
+    place = np.frombuffer(places or b"", dtype=">i8").astype(np.int64)
+    header = 4  # the number of bits; or of dimensions, and a field that is not used
+    number = ("u1", (embedder.dimensions + 7) // 8) if signs else (">f2", embedder.dimensions)
+    record = np.frombuffer(vectors or b"", dtype=[("header", "u1", header), ("vector", *number)])
+    rows = record["vector"] if signs else record["vector"].astype(np.float32)
+    return ThreadVectors(place >> 32, place & 0xFFFFFFFF, rows)
+
+
 async def sign_similarities(
     session: Session,
     embedder: EmbedderRecord,

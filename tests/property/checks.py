@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from memory_service.core.canonical import dumps
+from memory_service.core.corpus import count_documents
 from memory_service.core.counting import counted_text
 from memory_service.core.forms import to_request
 from memory_service.core.images import media_tokens
-from memory_service.core.recall import count_documents
 from tests.api import anthropic_rules, openai_rules
 from tests.property.anthropic_cache import blocks_of, unmarked
 from tests.property.simulator import Built, Simulator

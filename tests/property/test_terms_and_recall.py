@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_service.core import recall
+from memory_service.core.corpus import Corpus, count_documents
 from memory_service.core.quoting import Candidate, escape, pack, render_block
-from memory_service.core.recall import Hit, count_documents, index_entry, moved_entry, pick, rank
+from memory_service.core.recall import Hit, index_entry, moved_entry, pick, rank
 from memory_service.core.terms import PASSAGE_CHARACTERS, passages_of, terms_of
 from memory_service.core.whose import USER
 from tests.property.conftest import examples
@@ -235,7 +236,7 @@ def test_nothing_is_said_twice_and_a_few_words_are_not_believed() -> None:
 def test_one_hit_a_message() -> None:
     long = "\n".join(f"The lantern stands in room {room}. " + "And so on. " * 60 for room in range(9))
     index = index_entry(1, "user", long) + index_entry(2, "user", "No lantern here.") + index_entry(3, "user", "Bye.")
-    words = recall.weigh_words(index, "lantern")
+    words = recall.weigh_words(Corpus.of(index), "lantern")
     assert [hit.seq for hit in recall.best(words, 4)].count(1) > 1
     assert sorted(hit.seq for hit in recall.best(words, 2, one_a_message=True)) == [1, 2]
 
@@ -245,5 +246,5 @@ def test_threads_of_one_message_are_no_neighbours() -> None:
     index = b"".join(
         index_entry(1, "user", text) for text in ("A lantern.", "The lantern glows.", "Nothing here.", "Bye.")
     )
-    hits = recall.best(recall.weigh_words(index, "lantern"), 9, one_a_message=True)
+    hits = recall.best(recall.weigh_words(Corpus.of(index), "lantern"), 9, one_a_message=True)
     assert [hit.document for hit in hits] == [0, 1]

@@ -281,6 +281,8 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
             "vectors": await vectors.similarities(session, BUILTIN, [pk], QUERY),
             "signs": await vectors.sign_similarities(session, BUILTIN, [pk], QUERY),
             "single vectors": (await vectors.similarities_at(session, BUILTIN, QUERY, [pk], [1], [1])) > -2,
+            "held vectors": (await vectors.thread_vectors(session, BUILTIN, pk, 1, 9, signs=False)).seq.tolist(),
+            "held signs": (await vectors.thread_vectors(session, BUILTIN, pk, 1, 9, signs=True)).seq.tolist(),
             "waiting": await embedding.count_pending(session, [pk]),
             "user index": [i for i in await recall.user_indexes(session, "the same user") if i.thread_pk == pk],
             "prompt": await or_none(prompts.get_prompt(session, pk, tenant.prompt_id)),

@@ -358,6 +358,18 @@ def test_signs_of_the_long_thread(filled: str) -> None:
     assert {"Index Only Scan"} == {n["Node Type"] for n in found[0].nodes if n.get("Relation Name") == "vectors_1"}
 
 
+@pytest.mark.parametrize("signs", [True, False])
+def test_vectors_that_are_new_in_the_long_thread(filled: str, signs: bool) -> None:
+    by_index(explain(filled, 1, lambda s: recall.thread_index(s, 1, LONG, LONG - 20)), pages=20, sorted_rows=20)
+    use = lambda s: vectors.thread_vectors(s, BUILTIN, 1, LONG - 20, LONG, signs=signs)  # noqa: E731
+    by_index(explain(filled, 1, use), pages=20, sorted_rows=20)
+
+
+def test_vectors_of_the_long_thread(filled: str) -> None:
+    found = explain(filled, 1, lambda s: vectors.thread_vectors(s, BUILTIN, 1, 1, LONG, signs=True))
+    by_index(found, pages=LONG // 50 + 100)
+
+
 @pytest.mark.parametrize("thread_pks", [[77], list(range(100, 130))])
 def test_vectors_of_short_threads(filled: str, thread_pks: list[int]) -> None:
     for compare in (vectors.similarities, vectors.sign_similarities):

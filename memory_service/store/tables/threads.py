@@ -54,7 +54,8 @@ class Assistant(Table, table=True):
 
 
 class Thread(Table, table=True):
-    """`version` moves with every change that a prompt depends on; `last_seq` with every message."""
+    """`version` moves with every change that a prompt depends on; `last_seq` with every message. `edited_version` is the
+    version at which a message was last changed or deleted."""
 
     __tablename__ = "threads"
     __table_args__ = (
@@ -73,6 +74,7 @@ class Thread(Table, table=True):
     truncation_strategy: str | None = text_column(null=True)
     attributes: dict[str, str] = Field(sa_column=Column("metadata", JSONB, nullable=False, server_default=text("'{}'")))
     version: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    edited_version: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
     last_seq: int = integer_column()
     message_count: int = integer_column()
     last_role: str | None = text_column(null=True)
