@@ -23,11 +23,11 @@ from bench.report import Report, Section, milliseconds, progress, quantile
 from bench.stack import Api, Stack, running_stack
 from bench.texts import generated_texts
 from memory_service.core import plan
+from memory_service.core.held import HeldVectors
 from memory_service.services import explaining, ingest, planning, prompts, recall
 from memory_service.store import messages as message_store
 from memory_service.store import projects
 from memory_service.store import prompts as prompt_store
-from memory_service.store import recall as recall_store
 
 _MODEL = "claude-sonnet-5.5"
 _LIMIT = 8_000
@@ -55,7 +55,7 @@ def run(*, quick: bool) -> Report:
             steps += _steps(stack, thread_id, size)
     notes = [
         f"max_prompt_tokens {_LIMIT}, model {_MODEL}, messages of about 180 characters, a new user message each time.",
-        "Every message outside the window is scored; above 10,000 passages vectors by their signs first.",
+        "Every message outside the window is scored; of 16,000 passages and more vectors by their signs first.",
     ]
     return Report("prompt", [Section("Building a prompt", rows), Section("Where the time goes", steps)], notes)
 
@@ -122,11 +122,11 @@ _STEPS: list[tuple[str, Any, str]] = [
     ("read the estimate", prompt_store, "get_estimate"),
     ("read the window", message_store, "range_of"),
     ("plan the window", plan, "plan_window"),
-    ("read the recall index", recall_store, "thread_index"),
+    ("read what recall holds, where it is new", recall, "hold"),
     ("embed the question", prompts, "ask"),
     ("weigh the words", recall, "weigh_words"),
-    ("compare the vectors", recall._Comparison, "exact"),
-    ("compare the vectors", recall._Comparison, "two_stage"),
+    ("compare the vectors", HeldVectors, "similarity"),
+    ("compare the likeliest exactly", recall._Comparison, "refined"),
     ("rank", recall, "best"),
     ("read what was found", message_store, "with_seqs"),
     ("pack what was found", planning, "pack"),

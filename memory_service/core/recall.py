@@ -283,7 +283,7 @@ def _spread_few(zeros: Floats, places: Ints, values: Floats, nearness: Sequence[
         behind, before = places[has_next], places[has_before] - distance
         zeros[behind + distance] += weight[behind] * values[has_next]
         zeros[before] += weight[before] * values[has_before]
-    return np.flatnonzero(zeros)
+    return np.flatnonzero(zeros != 0)  # to look for true is six times as fast as to look for numbers
 
 
 def _z(scores: Floats) -> Floats:

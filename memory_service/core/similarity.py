@@ -66,6 +66,8 @@ def words_of(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 
 def cosines_by_signs(signs: npt.NDArray[np.uint64], query: npt.NDArray[np.uint64], dimensions: int) -> Floats:
     """Estimates of cosines: the share of signs that differ is the angle over pi."""
-    differing = np.bitwise_count(signs ^ query).sum(axis=1, dtype=np.int64)
+    differing = np.zeros(len(signs), dtype=np.uint16)
+    for word, asked in zip(signs.T, query, strict=True):  # faster than sums of a few numbers for each row
+        differing += np.bitwise_count(word ^ asked)
     cosines: Floats = np.cos(differing * (np.pi / dimensions))
     return cosines

@@ -284,7 +284,7 @@ async def range_of(
     limit: int | None = None,
 ) -> list[MessageRecord]:
     """Messages with first_seq <= seq <= last_seq in order; with `limit`, the newest that many of them."""
-    rows = await session.execute(
+    rows = await session.rows(
         text(
             f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE thread_pk = :thread_pk AND seq >= :first_seq"
             + (" AND seq <= :last_seq" if last_seq is not None else "")
@@ -299,7 +299,7 @@ async def range_of(
 
 async def with_seqs(session: Session, thread_pks: Sequence[int], seqs: Sequence[int]) -> list[MessageRecord]:
     """The messages at (thread_pks[i], seqs[i]), in no particular order."""
-    rows = await session.execute(
+    rows = await session.rows(
         text(
             f"SELECT {', '.join('m.' + column.strip() for column in MESSAGE_COLUMNS.split(','))}"
             " FROM unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[])) AS wanted (thread_pk, seq)"

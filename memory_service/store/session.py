@@ -54,6 +54,10 @@ class Session:
             return IteratorResult(_keys(()), iter(()))
         return IteratorResult(_keys(tuple(map(rows.fname, range(rows.nfields)))), iter(await cursor.fetchall()))
 
+    async def rows(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """As `execute`, all rows as they come from the driver: for many of them."""
+        return await (await send(self.connection, _spelled(statement.text), parameters)).fetchall()
+
     async def scalar(
         self,
         statement: TextClause,
