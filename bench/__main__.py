@@ -12,7 +12,20 @@ from rich.console import Console
 
 from bench.report import Report, progress
 
-NAMES = ("append", "prompt", "storage", "startup", "transfer", "cache", "recall", "engine", "evidence", "tools", "ttft")
+NAMES = (
+    "append",
+    "prompt",
+    "storage",
+    "startup",
+    "transfer",
+    "cache",
+    "recall",
+    "engine",
+    "evidence",
+    "tools",
+    "ttft",
+    "runs",
+)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,13 +114,14 @@ def temporary_dir() -> Iterator[Path]:
 
 
 @contextmanager
-def running_stack() -> Iterator[Stack]:
+def running_stack(settings: Mapping[str, str] | None = None) -> Iterator[Stack]:
+    """`settings` are environment variables of the service."""
     with temporary_dir() as directory:
         postgres = EmbeddedPostgres.start(directory / "data")
         try:
             migrate(postgres.uri)
             key = asyncio.run(create_key(postgres.uri, "bench", "bench", datetime.now(UTC)))[1]
-            with served(env={"MEMORY_DATABASE_URL": postgres.uri}) as (process, target):
+            with served(env={"MEMORY_DATABASE_URL": postgres.uri, **(settings or {})}) as (process, target):
                 yield Stack(postgres, process, target, key)
         finally:
             postgres.stop()

@@ -21,7 +21,6 @@ from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.journal import RunLog
 from memory_service.services.planning import DEFAULT_MAX_OUTPUT_TOKENS
 from memory_service.services.run_spec import RunSpec
-from memory_service.store import runs as store
 from memory_service.store.runs import RunRecord
 from memory_service.telemetry import logger, metrics
 
@@ -102,7 +101,7 @@ async def call_model(runtime: Runtime, job: Job) -> Ending:
     if reason := exhausted(spec.budget, spent, explained["tokens"]["total"], explained["prediction"]["cost_usd"]):
         return Ending("incomplete", incomplete_reason=reason)
     provider = runtime.chat.get(job.run.provider)
-    reply = await _reply(job, provider, await _call(runtime, job))
+    reply = await _reply(job, provider, _call(job))
     if provider.name != job.run.provider:
         reply = replace(reply, usage=None)  # the echo stood in: no model was asked, and nothing was used
     status, reason = outcome(reply.stop_reason, tool_calls(reply.content))
@@ -118,12 +117,10 @@ def _output_limit(spec: RunSpec, spent: Spent) -> int | None:
     return output_limit(spec.budget, spent, spec.prompt.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS)
 
 
-async def _call(runtime: Runtime, job: Job) -> ModelCall:
+def _call(job: Job) -> ModelCall:
     assert job.prompt
-    async with runtime.db.read_only(job.project_id) as session:
-        previous_id = await store.previous_reply_id(session, job.run)
     request: dict[str, Any] = {**(job.prompt.request or {}), **job.spec.parameters}
-    return ModelCall(request, previous_id, cache_salt=f"project-{job.project_id}")
+    return ModelCall(request, job.run.provider_reply_id, cache_salt=f"project-{job.project_id}")
 
 
 async def _reply(job: Job, provider: ChatProvider, call: ModelCall) -> Reply:

@@ -78,7 +78,7 @@ async def _keep(
         kept = reported.reply
     elif reply is not None:
         (kept,) = await ingest.append(session, await get_thread(session, job.thread_id), [reply], ["message."])
-    if ending.status != "requires_action":
+    if ending.reply and tool_calls(ending.reply.content) and ending.status != "requires_action":
         await answer_open_calls(runtime, session, job.thread_id, job.run.id, "This call was not executed.", now)
     return kept
 

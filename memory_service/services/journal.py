@@ -2,13 +2,14 @@
 process it is executed.
 
 One loop does both for all runs of this process, in one transaction a round: however many replies come in pieces, the
-database sees some twenty transactions a second.
+database sees some twenty transactions a second, and one more when a reply begins or ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from memory_service.core.canonical import dumps
@@ -32,11 +33,13 @@ class RunLog:
         self.run_pk = run_pk
         self._journal = journal
         self.last_seq = last_seq
+        self._last_type = ""
         self._waiting: list[tuple[str, dict[str, Any]]] = []
 
     def add(self, type_: str, content: Mapping[str, Any]) -> None:
         self._waiting.append((type_, dict(content)))
-        self._journal.note(self)
+        self._journal.note(self, at_once=type_ == "message.delta" and self._last_type != type_)
+        self._last_type = type_
 
     def add_delta(self, message_id: str, piece: Delta) -> None:
         content: dict[str, Any] = {"message_id": message_id, "index": piece.index, "type": piece.type}
@@ -83,17 +86,20 @@ class Journal:
         self._unwritten: list[RunEvent] = []
         self._readers: set[_Reader] = set()
         self._wake = asyncio.Event()
+        self._at_once = asyncio.Event()
         self._writing = asyncio.Lock()
 
     def open(self, run_pk: int, last_seq: int) -> RunLog:
         return RunLog(self, run_pk, last_seq)
 
-    def note(self, log: RunLog) -> None:
+    def note(self, log: RunLog, *, at_once: bool) -> None:
+        """There is something to write: with the next round, or now, because it is the first that a model says."""
         self._logs[log.run_pk] = log
-        self._wake.set()
+        self.wake() if at_once else self._wake.set()
 
     def wake(self) -> None:
-        """Events were written by somebody else in this process."""
+        """Somebody waits for what there is to read: a run has ended."""
+        self._at_once.set()
         self._wake.set()
 
     async def next_events(self, run_pk: int, after: int, seconds: float) -> list[RunEvent]:
@@ -129,7 +135,10 @@ class Journal:
             except Exception:
                 logger.exception("writing the events of runs failed")
                 await asyncio.sleep(_AWAY_SECONDS)
-            await asyncio.sleep(_ROUND_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ROUND_SECONDS):
+                    await self._at_once.wait()
+            self._at_once.clear()
             if self._readers or self._logs or self._unwritten:
                 self._wake.set()
 

@@ -32,15 +32,14 @@ _SET = frozenset(
 )  # fmt: skip
 _EVENTS_AT_ONCE = 200
 _INSERT_RUN = text(
-    "INSERT INTO runs (project_id, thread_pk, id, status, provider, model, spec, waiting_message, owner, metadata,"
-    " created_at, started_at) VALUES (:project_id, :thread_pk, :id, :status, :provider, :model, :spec,"
-    f" :waiting_message, :owner, CAST(:metadata AS jsonb), :created_at, :started_at) RETURNING {_RUN}"
+    "WITH thread AS (UPDATE threads SET active_run_id = :id WHERE pk = :thread_pk AND :is_active)"
+    " INSERT INTO runs (project_id, thread_pk, id, status, provider, model, spec, waiting_message, owner, metadata,"
+    " created_at, started_at, provider_reply_id) VALUES (:project_id, :thread_pk, :id, :status, :provider, :model, :spec,"
+    " :waiting_message, :owner, CAST(:metadata AS jsonb), :created_at, :started_at, (SELECT provider_reply_id FROM runs"
+    " WHERE thread_pk = :thread_pk AND provider = :provider AND model = :model AND provider_reply_id IS NOT NULL"
+    f" ORDER BY thread_pk DESC, pk DESC LIMIT 1)) RETURNING {_RUN}"
 )
 _GET_RUN = text(f"SELECT {_RUN} FROM runs WHERE project_id = :project_id AND thread_pk = :thread_pk AND id = :id")
-_PREVIOUS_REPLY = text(
-    "SELECT provider_reply_id FROM runs WHERE thread_pk = :thread_pk AND provider = :provider AND model = :model"
-    " AND provider_reply_id IS NOT NULL ORDER BY pk DESC LIMIT 1"
-)
 # The runs are held, so that none of them is deleted meanwhile; of one that is, there is nothing to tell.
 _INSERT_EVENTS = text(
     "WITH held AS (SELECT pk, project_id FROM runs WHERE pk = ANY (:pks) ORDER BY pk FOR KEY SHARE)"
@@ -58,6 +57,8 @@ _READ_EVENTS = text(
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
+    """`provider_reply_id` is the provider's name of the newest reply of this model in the thread."""
+
     pk: int
     thread_pk: int
     id: str
@@ -138,18 +139,10 @@ async def add_run(
             "metadata": dumps(metadata),
             "created_at": now,
             "started_at": now if status in ACTIVE else None,
+            "is_active": status in ACTIVE,
         },
     )
-    record = _run(added.one())
-    if status in ACTIVE:
-        await _set_active(session, thread_pk, id)
-    return record
-
-
-async def _set_active(session: Session, thread_pk: int, run_id: str | None) -> None:
-    await session.execute(
-        text("UPDATE threads SET active_run_id = :run_id WHERE pk = :pk"), {"run_id": run_id, "pk": thread_pk}
-    )
+    return _run(added.one())
 
 
 async def get_run(session: Session, thread_pk: int, id: str) -> RunRecord:
@@ -189,15 +182,24 @@ async def update(
     sets = [f"{name} = :{name}" for name in values]
     sets += ["prompt_ids = prompt_ids || CAST(:prompt_ids AS text[])"] if prompt_ids else []
     sets += ["message_ids = message_ids || CAST(:message_ids AS text[])"] if message_ids else []
-    updated = await session.execute(
-        text(f"UPDATE runs SET {', '.join(sets)} WHERE pk = :pk RETURNING {_RUN}"),
-        {**values, "prompt_ids": list(prompt_ids), "message_ids": list(message_ids), "pk": run.pk},
+    is_active = values.get("status", run.status) in ACTIVE
+    thread = (
+        "WITH thread AS (UPDATE threads SET active_run_id = :active_id WHERE pk = :thread_pk) "
+        if (run.status in ACTIVE) != is_active
+        else ""
     )
-    record = _run(updated.one())
-    was_active, is_active = run.status in ACTIVE, record.status in ACTIVE
-    if was_active != is_active:
-        await _set_active(session, run.thread_pk, record.id if is_active else None)
-    return record
+    updated = await session.execute(
+        text(f"{thread}UPDATE runs SET {', '.join(sets)} WHERE pk = :pk RETURNING {_RUN}"),
+        {
+            **values,
+            "prompt_ids": list(prompt_ids),
+            "message_ids": list(message_ids),
+            "pk": run.pk,
+            "thread_pk": run.thread_pk,
+            "active_id": run.id if is_active else None,
+        },
+    )
+    return _run(updated.one())
 
 
 async def next_queued(session: Session, thread_pk: int) -> RunRecord | None:
@@ -216,14 +218,6 @@ async def count_queued(session: Session, thread_pk: int) -> int:
         text("SELECT count(*) FROM runs WHERE thread_pk = :thread_pk AND status = 'queued'"), {"thread_pk": thread_pk}
     )
     return int(counted or 0)
-
-
-async def previous_reply_id(session: Session, run: RunRecord) -> str | None:
-    """The provider's name of the last reply of this model in the thread."""
-    found: str | None = await session.scalar(
-        _PREVIOUS_REPLY, {"thread_pk": run.thread_pk, "provider": run.provider, "model": run.model}
-    )
-    return found
 
 
 async def add_events(session: Session, events: Sequence[RunEvent]) -> None:

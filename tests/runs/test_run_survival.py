@@ -1,0 +1,192 @@
+"""Servers that are killed or stopped while runs are worked on, and streams read from another one."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+
+from tests.conftest import Service
+from tests.providers.scripted import ScriptedProvider, ok, tool_use
+from tests.runs.conftest import Runs, events, settings_of
+
+THREADS = 6
+BUSY_SECONDS = 10.0
+TOOLS = [{"name": "look", "input_schema": {"type": "object"}}]
+
+
+@pytest.fixture
+def another(database_url: str, scripted_provider: ScriptedProvider) -> Iterator[Callable[..., Service]]:
+    """Start one more service on the same database."""
+    started: list[Service] = []
+
+    def start(**env: str) -> Service:
+        started.append(Service.start(env=settings_of(database_url, scripted_provider) | env))
+        return started[-1]
+
+    yield start
+    for served in started:
+        if served.process.poll() is None:
+            served.stop()
+
+
+def client(served: Service, key: str) -> httpx2.Client:
+    return httpx2.Client(base_url=served.url, headers={"authorization": f"Bearer {key}"}, timeout=30)
+
+
+def test_a_stream_is_read_from_another_server(
+    api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service]
+) -> None:
+    provider.respond = lambda asked: ok("One two three four five six seven.", delay=0.1)
+    thread = Runs(api)
+    with client(another(), api_key) as elsewhere, thread.stream() as here:
+        run = next(here)[2]["run"]
+        with elsewhere.stream("GET", f"{thread.path}/runs/{run['id']}?stream=true") as answer:
+            there = [(id_, type_) for id_, type_, _ in events(answer)]
+        assert there == [(1, "run.created"), *((id_, type_) for id_, type_, _ in here)]
+
+
+def test_cancelled_from_another_server(
+    api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service]
+) -> None:
+    provider.respond = lambda asked: ok("word " * 400, delay=0.1)
+    thread = Runs(api)
+    with client(another(), api_key) as elsewhere:
+        run = thread.run()
+        provider.wait_until(lambda: len(provider.asked) == 1)
+        assert elsewhere.post(f"{thread.path}/runs/{run['id']}/cancel").json()["status"] == "cancelling"
+        thread.until(run, "cancelled")
+    provider.wait_until(lambda: provider.left > 0)
+
+
+def test_a_server_that_is_stopped_ends_its_runs(
+    api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service]
+) -> None:
+    provider.respond = lambda asked: ok("word " * 400, delay=0.1)
+    thread, served = Runs(api), another(MEMORY_DRAIN_SECONDS="1")
+    with client(served, api_key) as elsewhere:
+        body = {"model": thread.model, "message": "Tell me."}
+        run = elsewhere.post(f"{thread.path}/runs", json=body).json()
+        provider.wait_until(lambda: len(provider.asked) == 1)
+        assert served.stop() == 0
+    ended = thread.get(run)
+    assert (ended["status"], ended["last_error"]["code"]) == ("failed", "server_stopping")
+    assert ended["reply"]["status"] == "incomplete"
+
+
+def test_a_run_that_is_nearly_done_is_waited_for(
+    api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service]
+) -> None:
+    provider.respond = lambda asked: ok("One two three four.", delay=0.2)
+    thread, served = Runs(api), another()
+    with client(served, api_key) as elsewhere:
+        run = elsewhere.post(f"{thread.path}/runs", json={"model": thread.model, "message": "Tell me."}).json()
+        provider.wait_until(lambda: len(provider.asked) == 1)
+        assert served.stop() == 0
+    assert thread.get(run)["status"] == "completed"
+
+
+@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_servers_are_killed(
+    service: Service,
+    api: httpx2.Client,
+    api_key: str,
+    provider: ScriptedProvider,
+    another: Callable[..., Service],
+    database_url: str,
+    rounds: int,
+) -> None:
+    """Each acknowledged message is there, no thread stays busy, and no reply stands twice."""
+    assert service.process.poll() is None  # it is this one that sees to what the others leave
+    chance = random.Random(rounds)
+    provider.respond = lambda asked: (
+        tool_use("look", {}, call_id=f"call_{chance.getrandbits(64)}")
+        if chance.random() < 0.3
+        else ok("One two three four five six.", delay=0.05)
+    )
+    threads = [Runs(api) for _ in range(THREADS)]
+    said: list[list[str]] = [[] for _ in threads]
+    for number in range(rounds):
+        victim = another()
+        provider.asked.clear()
+        with ThreadPoolExecutor(THREADS) as pool:
+            talking = [
+                pool.submit(_talk, victim, api_key, runs, told) for runs, told in zip(threads, said, strict=True)
+            ]
+            provider.wait_until(lambda: len(provider.asked) >= THREADS)  # it has begun
+            time.sleep(chance.uniform(0.0, 1.5))
+            victim.kill()
+            killed = time.monotonic()
+            for future in talking:
+                _finished(future)
+        for runs in threads:
+            _until_free(runs, killed)
+        for runs, told in zip(threads, said, strict=True):
+            _check(runs, told, f"round {number}")
+    with psycopg.connect(database_url) as owner:
+        (twice,) = owner.execute(
+            "SELECT count(*) FROM (SELECT FROM memory.messages WHERE role = 'assistant' AND run_id IS NOT NULL"
+            " GROUP BY run_id, content HAVING count(*) > 1 AND min(content) NOT LIKE '%%tool_use%%') AS repeated"
+        ).fetchone() or (0,)
+    assert twice == 0
+    for runs in threads:
+        provider.respond = lambda asked: ok("Still here.")
+        assert runs.run("Are you still there?", wait=True, tools=TOOLS)["status"] == "completed"
+
+
+def _talk(victim: Service, key: str, thread: Runs, told: list[str]) -> None:
+    """Turn after turn, until the server is gone. What was acknowledged is noted."""
+    with client(victim, key) as talk:
+        for turn in range(1_000):
+            text = f"{victim.process.pid}/{turn}"
+            body: dict[str, Any] = {"model": thread.model, "message": text, "tools": TOOLS, "wait": True}
+            # `wait` acknowledges late; the first of two answers is the one that counts.
+            begun = talk.post(f"{thread.path}/runs", json={**body, "wait": False})
+            assert begun.status_code == 201, begun.text
+            told.append(text)
+            run = begun.json()
+            while run["status"] not in ("completed", "failed"):
+                if run["status"] == "requires_action":
+                    outputs = [{"tool_use_id": c["id"], "content": "x"} for c in run["required_action"]["tool_calls"]]
+                    answered = talk.post(
+                        f"{thread.path}/runs/{run['id']}/tool_outputs", json={"tool_outputs": outputs, "wait": True}
+                    )
+                    assert answered.status_code == 200, answered.text
+                time.sleep(0.02)
+                run = talk.get(f"{thread.path}/runs/{run['id']}").json()
+
+
+def _finished(future: Future[None]) -> None:
+    with suppress(httpx2.TransportError):  # how every conversation ends
+        future.result()
+
+
+def _until_free(thread: Runs, killed: float) -> None:
+    """A run that waits for tools waits for its caller, who gives up."""
+    while run_id := thread.ask("GET", thread.path)["active_run_id"]:
+        run = thread.ask("GET", f"{thread.path}/runs/{run_id}")
+        if run["status"] == "requires_action":
+            thread.cancel(run)
+        assert time.monotonic() - killed < BUSY_SECONDS, run
+        time.sleep(0.05)
+
+
+def _check(thread: Runs, told: list[str], when: str) -> None:
+    messages = thread.ask("GET", f"{thread.path}/messages?limit=100&order=desc")["data"]
+    kept = [m["content"][0]["text"] for m in messages if m["role"] == "user" and m["content"][0]["type"] == "text"]
+    for text in told[-3:]:
+        assert kept.count(text) == 1, f"{when}: {text}"
+    seqs = [m["seq"] for m in messages]
+    assert all(first == second + 1 for first, second in pairwise(seqs)), when
+    run_ids = {m["run_id"] for m in messages if m["role"] == "assistant"}
+    for run in thread.ask("GET", f"{thread.path}/runs?limit=20")["data"]:
+        assert run["status"] in ("completed", "failed", "cancelled"), (when, run)
+        assert (run["id"] in run_ids) or run["status"] != "completed" or run["usage"]["calls"] == 0, (when, run)
