@@ -100,7 +100,8 @@ CREATE TABLE memory.assistants (
     documents text,
     defaults text,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone NOT NULL
+    created_at timestamp with time zone NOT NULL,
+    openai text
 );
 
 ALTER TABLE ONLY memory.assistants FORCE ROW LEVEL SECURITY;
@@ -196,6 +197,7 @@ CREATE TABLE memory.messages (
     metadata jsonb,
     created_at timestamp with time zone NOT NULL,
     deleted_at timestamp with time zone,
+    openai text,
     CONSTRAINT messages_role_check CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text]))),
     CONSTRAINT messages_tombstone_check CHECK (((content IS NULL) = (deleted_at IS NOT NULL)))
 );
@@ -344,7 +346,8 @@ CREATE TABLE memory.threads (
     open_tool_use_ids text[] DEFAULT '{}'::text[] NOT NULL,
     created_at timestamp with time zone NOT NULL,
     active_run_id text,
-    edited_version bigint DEFAULT 0 NOT NULL
+    edited_version bigint DEFAULT 0 NOT NULL,
+    openai text
 );
 
 ALTER TABLE ONLY memory.threads FORCE ROW LEVEL SECURITY;

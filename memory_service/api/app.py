@@ -17,6 +17,8 @@ from memory_service.api.edge import Edge
 from memory_service.api.errors import add_error_handlers
 from memory_service.api.intake import Intake
 from memory_service.api.limits import Limits
+from memory_service.api.openai import assistants as openai_assistants
+from memory_service.api.openai import threads as openai_threads
 from memory_service.config import Settings
 from memory_service.runtime import Runtime
 from memory_service.services import retention
@@ -70,6 +72,8 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     )
     for module in (threads, prompts, runs, assistants, users, estimates, usage, transfer):
         app.include_router(module.router, dependencies=[Security(_BEARER)])
+    for edge in (openai_assistants, openai_threads):
+        app.include_router(edge.router)
     app.include_router(system.router)
     add_error_handlers(app)
     app.state.intake = intake

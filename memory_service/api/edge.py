@@ -58,7 +58,7 @@ class Edge:
         except Exception:
             logger.exception("unforeseen error", extra={"fields": {"request_id": exchange.request_id}})
             if exchange.status == 0:
-                await internal_error(exchange.request_id)(scope, receive, exchange.send)
+                await internal_error(scope)(scope, receive, exchange.send)
         finally:
             exchange.finish()
 
@@ -98,7 +98,7 @@ class _Exchange:
         await self._send(message)
 
     async def refuse(self, receive: Receive, error: MemoryServiceError) -> None:
-        answer = error_response(self.request_id, status_of(error), error.code, error.message, error.details)
+        answer = error_response(self._scope, status_of(error), error.code, error.message, error.details)
         await answer(self._scope, receive, self.send)
 
     def finish(self) -> None:

@@ -11,8 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from memory_service import errors
+from memory_service.api.openai import errors as openai
 from memory_service.core.canonical import dumps
 
 STATUSES: tuple[tuple[type[errors.MemoryServiceError], int], ...] = (
@@ -82,8 +84,14 @@ def status_of(error: errors.MemoryServiceError) -> int:
     return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
 
 
-def error_response(request_id: str, status: int, code: str, message: str, details: Any = None) -> Response:
-    body = {"error": {"code": code, "message": message, "details": details or {}}, "request_id": request_id}
+def error_response(scope: Scope, status: int, code: str, message: str, details: Any = None) -> Response:
+    """In OpenAI's form where OpenAI's API is spoken."""
+    if openai.speaks(scope["path"]):
+        status = openai.status_of(status, code)
+        body = openai.error_body(status, code, message, details or {})
+    else:
+        request_id = str(scope.get("memory.request_id", ""))
+        body = {"error": {"code": code, "message": message, "details": details or {}}, "request_id": request_id}
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if status == 503 or code == errors.IdempotencyInProgress.code:
         headers["retry-after"] = "1"
@@ -95,7 +103,7 @@ def error_response(request_id: str, status: int, code: str, message: str, detail
 def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(errors.MemoryServiceError)
     async def ours(request: Request, error: errors.MemoryServiceError) -> Response:
-        answer = error_response(_id(request), status_of(error), error.code, error.message, error.details)
+        answer = error_response(request.scope, status_of(error), error.code, error.message, error.details)
         if isinstance(error, errors.RateLimited):
             answer.headers["retry-after"] = str(error.retry_after_seconds)
             answer.raw_headers.extend(error.headers)
@@ -105,12 +113,12 @@ def add_error_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         # The first part of a location says where: body, query, path.
         found = invalid_input([{**problem, "loc": problem["loc"][1:] or problem["loc"]} for problem in error.errors()])
-        return error_response(_id(request), 422, found.code, found.message, found.details)
+        return error_response(request.scope, 422, found.code, found.message, found.details)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(error.status_code, "http_error")
-        answer = error_response(_id(request), error.status_code, code, _no_route(request, error))
+        answer = error_response(request.scope, error.status_code, code, _no_route(request, error))
         answer.headers.update(error.headers or {})
         return answer
 
@@ -121,7 +129,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, _: Exception) -> Response:
         # Starlette raises the error again once this is sent, and the edge logs it.
-        return internal_error(_id(request))
+        return internal_error(request.scope)
 
 
 def _no_route(request: Request, error: HTTPException) -> str:
@@ -134,9 +142,9 @@ def _no_route(request: Request, error: HTTPException) -> str:
     return f"{method} {path}: {error.detail}."
 
 
-def internal_error(request_id: str) -> Response:
+def internal_error(scope: Scope) -> Response:
     message = "Something unforeseen went wrong; the log has it under the request id."
-    return error_response(request_id, 500, "internal", message)
+    return error_response(scope, 500, "internal", message)
 
 
 def invalid_input(problems: Sequence[Mapping[str, Any]]) -> errors.InvalidInput:
@@ -207,7 +215,3 @@ def _problem(problem: Mapping[str, Any]) -> str:
     for plural, singular in _SINGULAR.items():
         told = told.replace(plural, singular)
     return subject + told
-
-
-def _id(request: Request) -> str:
-    return str(request.scope.get("memory.request_id", ""))

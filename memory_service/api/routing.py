@@ -75,12 +75,8 @@ class StrictRoute(APIRoute):
         return with_known_parameters
 
 
-class CanonicalRoute(StrictRoute):
+class AuthenticatedRoute(APIRoute):
     """Authenticates, then reads the body, both before FastAPI: it would answer a body it cannot read without saying why."""
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        statuses = _statuses(path, options.get("methods") or {"GET"})
-        super().__init__(path, endpoint, **{**options, "responses": {**statuses, **(options.get("responses") or {})}})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         route = super().get_route_handler()
@@ -96,6 +92,12 @@ class CanonicalRoute(StrictRoute):
             return await route(canonical)
 
         return with_canonical_request
+
+
+class CanonicalRoute(AuthenticatedRoute, StrictRoute):
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        statuses = _statuses(path, options.get("methods") or {"GET"})
+        super().__init__(path, endpoint, **{**options, "responses": {**statuses, **(options.get("responses") or {})}})
 
 
 def _unknown_parameter(name: str, known: list[str]) -> InvalidInput:

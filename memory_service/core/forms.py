@@ -10,10 +10,10 @@ from typing import Any
 from memory_service.core.canonical import Raw, dumps
 from memory_service.core.counting import without_bytes
 from memory_service.core.layout import Layout, Piece
+from memory_service.core.media import source_url
 from memory_service.core.messages import THINKING_TYPES, Block, block_text, is_tool_result
 from memory_service.core.request import Request
 
-_DEFAULT_MEDIA_TYPE = "application/octet-stream"
 # What of an assistant's message is no text for OpenAI: calls have a place of their own, thinking none.
 _NOT_SAID = frozenset({"tool_use", *THINKING_TYPES})
 _ATTACHED = "(More of this result follows the results.)"
@@ -156,7 +156,7 @@ def _openai_parts(block: Block) -> list[dict[str, Any]]:
     source = source if isinstance(source, Mapping) else {}
     match block.get("type"):
         case "image" if source.get("type") in ("base64", "url"):
-            return [{"type": "image_url", "image_url": {"url": _url(source)}}]
+            return [{"type": "image_url", "image_url": {"url": source_url(source)}}]
         case "document":
             return _openai_document(block, source)
     return [{"type": "text", "text": block_text(block) or dumps(without_bytes(block))}]
@@ -170,7 +170,7 @@ def _openai_document(block: Block, source: Mapping[str, Any]) -> list[dict[str, 
     match source.get("type"):
         case "base64":
             name = str(block.get("title") or "document")
-            parts = [{"type": "file", "file": {"filename": name, "file_data": _url(source)}}]
+            parts = [{"type": "file", "file": {"filename": name, "file_data": source_url(source)}}]
         case "file":
             parts = [{"type": "file", "file": {"file_id": source.get("file_id")}}]
         case "content" if isinstance(content, list):
@@ -181,14 +181,10 @@ def _openai_document(block: Block, source: Mapping[str, Any]) -> list[dict[str, 
     return [*([{"type": "text", "text": "\n".join(said)}] if said else []), *parts]
 
 
-def _url(source: Mapping[str, Any]) -> str:
-    if source.get("type") == "base64":
-        return f"data:{source.get('media_type', _DEFAULT_MEDIA_TYPE)};base64,{source.get('data', '')}"
-    return str(source.get("url", ""))
-
-
 def _openai_tool(tool: Block) -> dict[str, Any]:
     function = {"name": tool["name"], "parameters": tool.get("input_schema", {"type": "object"})}
     if "description" in tool:
         function["description"] = tool["description"]
+    if "strict" in tool:
+        function["strict"] = tool["strict"]
     return {"type": "function", "function": function}

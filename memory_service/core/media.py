@@ -10,6 +10,7 @@ from typing import Any
 
 from memory_service.errors import InvalidMessage
 
+_DEFAULT_MEDIA_TYPE = "application/octet-stream"
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _PDF_TYPES = ("application/pdf",)
 # How files of these types begin. What begins otherwise is left to the provider.
@@ -107,3 +108,10 @@ def _text(source: Mapping[str, Any], key: str, at: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidMessage(f"`{at}.{key}` must be a non-empty string.", field=f"{at}.{key}")
     return value
+
+
+def source_url(source: Mapping[str, Any]) -> str:
+    """The address of an image or a file; its bytes as a data URL."""
+    if source.get("type") == "base64":
+        return f"data:{source.get('media_type', _DEFAULT_MEDIA_TYPE)};base64,{source.get('data', '')}"
+    return str(source.get("url", ""))

@@ -47,7 +47,7 @@ _ANY_SEQ = 1
 class Draft:
     """A message as it came in. `field` is where in the request it stood, for error messages.
 
-    `content` is a string or a list of blocks.
+    `content` is a string or a list of blocks; `openai` what else OpenAI shows of it, as JSON.
     """
 
     role: str
@@ -58,6 +58,7 @@ class Draft:
     created_at: datetime | None = None
     status: str = "completed"
     run_id: str | None = None
+    openai: str | None = None
 
 
 async def prepare(runtime: Runtime, drafts: Sequence[Draft], now: datetime) -> list[NewMessage]:
@@ -135,6 +136,7 @@ def _new_message(counter: TextCounter, draft: Draft, content: Sequence[Block], n
         status=draft.status,
         run_id=draft.run_id,
         entry=index_entry(_ANY_SEQ, draft.role, text),
+        openai=draft.openai,
     )
 
 
@@ -257,4 +259,5 @@ def copy_of(record: MessageRecord, id: str) -> NewMessage:
         metadata=record.metadata or {},
         created_at=record.created_at,
         status=record.status,
+        openai=record.openai,
     )

@@ -22,7 +22,7 @@ from memory_service.store.vectors import ENQUEUE, INSERT_ROWS, MessageVectors, t
 
 MESSAGE_COLUMNS = (
     "thread_pk, seq, id, role, content, status, revision, latin_tokens, other_tokens, text_bytes, image_tokens,"
-    " thinking_tokens, run_id, metadata, created_at"
+    " thinking_tokens, run_id, metadata, created_at, openai"
 )
 
 # What `append` writes of a message, with the types of the arrays it is passed in.
@@ -41,6 +41,7 @@ _APPENDED = {
     "run_id": "text",
     "metadata": "jsonb",
     "created_at": "timestamptz",
+    "openai": "text",
 }
 # What it changes of a thread.
 _ENDS = {
@@ -79,7 +80,7 @@ def _append(vector_table: str | None) -> TextClause:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message that was checked and counted. `content` is canonical JSON, `outline` that of `core.messages`.
+    """A message that was checked and counted. `content` and `openai` are canonical JSON, `outline` that of `core.messages`.
 
     `entry` is that of the recall index, for whatever seq the message will get. `vectors` are those of the text's
     passages; None leaves them to the background loop.
@@ -98,6 +99,7 @@ class NewMessage:
     status: str = "completed"
     vectors: MessageVectors | None = None
     entry: bytes = b""
+    openai: str | None = None
 
     @property
     def tool_use_ids(self) -> list[str]:
@@ -134,6 +136,7 @@ class MessageRecord:
     run_id: str | None
     metadata: Mapping[str, str] | None
     created_at: datetime
+    openai: str | None
 
     @property
     def counts(self) -> TokenCounts:
@@ -224,6 +227,7 @@ def _row(thread_pk: int, seq: int, message: NewMessage) -> dict[str, Any]:
         "run_id": message.run_id,
         "metadata": dict(message.metadata) or None,
         "created_at": message.created_at,
+        "openai": message.openai,
     }
 
 

@@ -17,12 +17,13 @@ Order = Literal["asc", "desc"]
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """`after` and `before` are ids; at most one of them."""
+    """`after` and `before` are ids; at most one of them. `lenient`: next to an id that is not there, there is nothing."""
 
     limit: int
     order: Order
     after: str | None = None
     before: str | None = None
+    lenient: bool = False
 
     def __post_init__(self) -> None:
         if self.after is not None and self.before is not None:
@@ -49,7 +50,8 @@ async def fetch_page(
     """Rows next to the cursor in the order of `key`, and whether more follow in that direction.
 
     All arguments but `query` and the values in `parameters` are the store's own text. `cursor_where` is for cursors that
-    are not in the list any more. Raises InvalidInput when the cursor names no row.
+    are not in the list any more. Raises InvalidInput when the cursor names no row, unless the query is
+    lenient.
     """
     cursor_id, field = (query.after, "after") if query.after is not None else (query.before, "before")
     # Going back from a cursor reads in the opposite direction and turns the rows around.
@@ -65,6 +67,8 @@ async def fetch_page(
             {**parameters, "project_id": session.info["project_id"], "cursor_id": cursor_id},
         )
         row = found.first()
+        if row is None and query.lenient:
+            return [], False
         if row is None:
             raise InvalidInput(
                 f"`{field}` names no item of this list; pass the id of one, such as `last_id` of a page.",

@@ -19,11 +19,13 @@ from memory_service.store.pages import Page, PageQuery, fetch_page
 
 _THREAD = (
     "pk, id, user_id, assistant_id, instructions, tools, documents, truncation_strategy, metadata, version,"
-    " edited_version, last_seq, message_count, last_role, open_tool_use_ids, created_at, active_run_id"
+    " edited_version, last_seq, message_count, last_role, open_tool_use_ids, created_at, active_run_id, openai"
 )
-_ASSISTANT = "pk, id, name, model, provider, instructions, tools, documents, defaults, metadata, created_at"
-# Columns a PATCH may set; the names are those of the API.
-THREAD_FIELDS = frozenset({"user_id", "assistant_id", "instructions", "tools", "documents", "truncation_strategy"})
+_ASSISTANT = "pk, id, name, model, provider, instructions, tools, documents, defaults, metadata, created_at, openai"
+# Columns that may be set; the names are those of the API. `openai` is what only OpenAI's objects have.
+THREAD_FIELDS = frozenset(
+    {"user_id", "assistant_id", "instructions", "tools", "documents", "truncation_strategy", "openai"}
+)
 _CREATE_THREADS = text(
     f"INSERT INTO threads (project_id, id, created_at, metadata, {', '.join(sorted(THREAD_FIELDS))})"
     " SELECT :project_id, * FROM unnest(CAST(:id AS text[]), CAST(:created_at AS timestamptz[]),"
@@ -31,7 +33,7 @@ _CREATE_THREADS = text(
     + ", ".join(f"CAST(:{name} AS text[])" for name in sorted(THREAD_FIELDS))
     + f") ON CONFLICT (project_id, id) DO NOTHING RETURNING {_THREAD}"
 )
-ASSISTANT_FIELDS = frozenset({"name", "model", "provider", "instructions", "tools", "documents", "defaults"})
+ASSISTANT_FIELDS = frozenset({"name", "model", "provider", "instructions", "tools", "documents", "defaults", "openai"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class NewThread:
 
 @dataclass(frozen=True, slots=True)
 class ThreadRecord:
-    """`tools`, `documents` and `truncation_strategy` are canonical JSON. `edited_version` is the version at which a
-    message was last changed or deleted."""
+    """`tools`, `documents`, `truncation_strategy` and `openai` are canonical JSON. `edited_version` is the version at
+    which a message was last changed or deleted."""
 
     pk: int
     id: str
@@ -66,6 +68,7 @@ class ThreadRecord:
     open_tool_use_ids: tuple[str, ...]
     created_at: datetime
     active_run_id: str | None
+    openai: str | None
 
     @property
     def tail(self) -> Tail:
@@ -74,7 +77,7 @@ class ThreadRecord:
 
 @dataclass(frozen=True, slots=True)
 class AssistantRecord:
-    """`tools`, `documents` and `defaults` are canonical JSON."""
+    """`tools`, `documents`, `defaults` and `openai` are canonical JSON."""
 
     pk: int
     id: str
@@ -87,6 +90,7 @@ class AssistantRecord:
     defaults: str | None
     metadata: Mapping[str, str]
     created_at: datetime
+    openai: str | None
 
 
 def _thread(row: Any) -> ThreadRecord:

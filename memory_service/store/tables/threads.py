@@ -51,6 +51,7 @@ class Assistant(Table, table=True):
     defaults: str | None = text_column(null=True)
     attributes: dict[str, str] = Field(sa_column=Column("metadata", JSONB, nullable=False, server_default=text("'{}'")))
     created_at: datetime = time_column()
+    openai: str | None = text_column(null=True)
 
 
 class Thread(Table, table=True):
@@ -81,6 +82,7 @@ class Thread(Table, table=True):
     open_tool_use_ids: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'")))
     created_at: datetime = time_column()
     active_run_id: str | None = text_column(null=True)
+    openai: str | None = text_column(null=True)
 
 
 class Message(Table, table=True):
@@ -112,6 +114,7 @@ class Message(Table, table=True):
     attributes: dict[str, str] | None = Field(sa_column=Column("metadata", JSONB(none_as_null=True)), default=None)
     created_at: datetime = time_column()
     deleted_at: datetime | None = time_column(null=True)
+    openai: str | None = text_column(null=True)
 
 
 class MessageRevision(Table, table=True):
