@@ -105,6 +105,8 @@ async def call_model(runtime: Runtime, job: Job) -> Ending:
     if provider.name != job.run.provider:
         reply = replace(reply, usage=None)  # the echo stood in: no model was asked, and nothing was used
     status, reason = outcome(reply.stop_reason, tool_calls(reply.content))
+    if status == "requires_action" and spec.leaves_calls:
+        status = "completed"
     if reason == "max_output_tokens" and limit != spec.prompt.max_output_tokens:
         reason = "completion_tokens"
     return Ending(status, reply, incomplete_reason=reason)

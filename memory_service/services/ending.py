@@ -78,7 +78,8 @@ async def _keep(
         kept = reported.reply
     elif reply is not None:
         (kept,) = await ingest.append(session, await get_thread(session, job.thread_id), [reply], ["message."])
-    if ending.reply and tool_calls(ending.reply.content) and ending.status != "requires_action":
+    left = ending.status == "requires_action" or (ending.status == "completed" and job.spec.leaves_calls)
+    if ending.reply and tool_calls(ending.reply.content) and not left:
         await answer_open_calls(runtime, session, job.thread_id, job.run.id, "This call was not executed.", now)
     return kept
 

@@ -48,6 +48,7 @@ class PromptSpec:
     context: tuple[str, ...] = ()
     tools: tuple[Block, ...] | None = None
     ttl: str | None = "auto"  # None: no breakpoints
+    instructions: str | None = None  # instead of the assistant's and the thread's
     refresh: bool = False
 
 
@@ -104,7 +105,7 @@ async def outline(
     assistant = await get_assistant(session, thread.assistant_id) if thread.assistant_id else None
     spec = with_defaults(spec, thread, assistant)
     request = settle(runtime, spec)
-    stable = await stable_part(runtime, thread, assistant, spec.tools)
+    stable = await stable_part(runtime, thread, assistant, spec)
     estimate = await _estimate(session, request)
     lanes = await prompt_store.get_lanes(session, thread.pk)
     lane = lanes.pop(request.lane_key, None)
@@ -198,17 +199,20 @@ async def stable_part(
     runtime: Runtime,
     thread: ThreadRecord,
     assistant: AssistantRecord | None,
-    tools: Sequence[Block] | None,
+    spec: PromptSpec,
 ) -> StablePart:
     """Tools and system text, from the most general to the most particular, with their counts."""
+    tools: Sequence[Block] | None = spec.tools
     if tools is None:
         chosen = thread.tools or (assistant.tools if assistant else None)
         tools = loads(chosen) if chosen else ()
-    shared = _system_texts(assistant.instructions, assistant.documents) if assistant else ()
-    own = _system_texts(thread.instructions, thread.documents)
+    said = (assistant.instructions if assistant else None, thread.instructions)
+    general, particular = said if spec.instructions is None else (None, spec.instructions)
+    shared = _system_texts(general, assistant.documents) if assistant else ()
+    own = _system_texts(particular, thread.documents)
     tool_counts, system_counts = await runtime.count([dumps(tools) if tools else "", "\n".join((*shared, *own))])
     has_system = 1 if shared or own else 0
-    instructions = tuple(t for t in (assistant.instructions if assistant else None, thread.instructions) if t)
+    instructions = tuple(text for text in (general, particular) if text)
     return StablePart(tuple(tools), shared, own, instructions, tool_counts, replace(system_counts, messages=has_system))
 
 

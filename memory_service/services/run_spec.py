@@ -19,13 +19,19 @@ DEFAULT_TOOL_TIMEOUT_SECONDS = 600
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """`parameters` are added to each request as they are. `timeout_seconds` bounds the time in which the run works."""
+    """`parameters` are added to each request as they are. `timeout_seconds` bounds the time in which the run works.
+
+    `leaves_calls`: tool calls are answered by a message after the run, which is completed by them. `openai` is what only
+    OpenAI's objects show of it.
+    """
 
     prompt: PromptSpec
     parameters: Mapping[str, Any] = field(default_factory=dict)
     budget: RunBudget = RunBudget()
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     tool_timeout_seconds: float = DEFAULT_TOOL_TIMEOUT_SECONDS
+    leaves_calls: bool = False
+    openai: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         return dumps(self)
@@ -39,6 +45,8 @@ class RunSpec:
             budget=RunBudget(**kept["budget"]),
             timeout_seconds=kept["timeout_seconds"],
             tool_timeout_seconds=kept["tool_timeout_seconds"],
+            leaves_calls=kept.get("leaves_calls", False),
+            openai=kept.get("openai"),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
+from uuid import UUID
 
 from memory_service.core.canonical import dumps, loads
 from memory_service.errors import Conflict, InvalidInput, NoUserMessage
@@ -18,9 +19,9 @@ from memory_service.services.run_spec import RunSpec
 from memory_service.store import idempotency
 from memory_service.store import messages as message_store
 from memory_service.store import runs as store
-from memory_service.store.db import Session
+from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
-from memory_service.store.messages import MessageRecord
+from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.runs import RunRecord
 from memory_service.store.threads import ThreadRecord, get_assistant, get_thread
 
@@ -58,28 +59,66 @@ async def create(
         thread = await get_thread(session, thread_id, lock=True)
         if call and (earlier := await idempotency.claim(session, call, now)):
             return await _shown(session, thread, earlier.body)
-        request = planning.settle(runtime, await _settled(session, thread, spec))
-        waits = await _must_wait(session, thread, on_busy)
-        if not waits:
-            await ingest.append(session, thread, prepared, ["message."]) if prepared else _check_asked(thread)
-        run = await store.add_run(
-            session,
-            thread.pk,
-            id=new_id("run", now),
-            status="queued" if waits else "in_progress",
-            provider=request.provider,
-            model=request.model_name,
-            spec=spec.to_json(),
-            waiting_message=_waiting(message) if waits and message else None,
-            owner=None if waits else runner.server,
-            metadata=metadata,
-            now=now,
-        )
+        if await _must_wait(session, thread, on_busy):
+            run = await _add(runtime, session, thread, spec, metadata, now, waiting=_waiting(message), status="queued")
+        else:
+            run = await begin(runtime, runner, session, thread, spec, prepared, ["message."], metadata, now)
         if call:
             await idempotency.record(session, call, Answer(201, run.id), now)
-    if not waits:
-        runner.start(project_id, thread_id, run, now, 0)
     return ShownRun(thread_id, run, None)
+
+
+async def begin(
+    runtime: Runtime,
+    runner: Runner,
+    session: Session,
+    thread: ThreadRecord,
+    spec: RunSpec,
+    messages: Sequence[NewMessage],
+    fields: Sequence[str],
+    metadata: Mapping[str, str],
+    now: datetime,
+    id: str | None = None,
+) -> RunRecord:
+    """Append `messages`, if any, and start a run on a thread whose row this transaction holds: once it is committed.
+
+    `fields` as in `ingest.append`. Raises as `create`.
+    """
+    ingest.check_free(thread)
+    await ingest.append(session, thread, messages, fields) if messages else _check_asked(thread)
+    run = await _add(runtime, session, thread, spec, metadata, now, owner=runner.server, id=id)
+    project_id = session.info["project_id"]
+    on_commit(session, lambda: runner.start(project_id, thread.id, run, now))
+    return run
+
+
+async def _add(
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    spec: RunSpec,
+    metadata: Mapping[str, str],
+    now: datetime,
+    *,
+    status: str = "in_progress",
+    owner: UUID | None = None,
+    waiting: str | None = None,
+    id: str | None = None,
+) -> RunRecord:
+    request = planning.settle(runtime, await _settled(session, thread, spec))
+    return await store.add_run(
+        session,
+        thread.pk,
+        id=id or new_id("run", now),
+        status=status,
+        provider=request.provider,
+        model=request.model_name,
+        spec=spec.to_json(),
+        waiting_message=waiting,
+        owner=owner,
+        metadata=metadata,
+        now=now,
+    )
 
 
 async def _settled(session: Session, thread: ThreadRecord, spec: RunSpec) -> planning.PromptSpec:
@@ -104,8 +143,8 @@ def _check_asked(thread: ThreadRecord) -> None:
         raise NoUserMessage("A run needs something to answer: send `message`, or append a user message first.")
 
 
-def _waiting(message: Draft) -> str:
-    return dumps({"content": message.content, "metadata": message.metadata})
+def _waiting(message: Draft | None) -> str | None:
+    return None if message is None else dumps({"content": message.content, "metadata": message.metadata})
 
 
 async def get(runtime: Runtime, project_id: int, thread_id: str, run_id: str) -> ShownRun:
