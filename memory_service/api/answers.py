@@ -94,64 +94,6 @@ class MessageList(BaseModel):
     data: list[Message]
 
 
-class ToolCall(BaseModel):
-    id: str = Field(description="`tool_use_id` of its output.")
-    name: str
-    input: dict[str, Any]
-
-
-class RequiredAction(BaseModel):
-    type: Literal["tool_outputs"]
-    tool_calls: list[ToolCall]
-
-
-class RunUsage(BaseModel):
-    """What all calls of the run used, by the provider's count."""
-
-    calls: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    uncached_tokens: int
-    prompt_tokens: int = Field(description="Read, written and uncached together.")
-    output_tokens: int
-    cost_usd: float | None = Field(description="Null when a price is not known.")
-    seconds: float = Field(description="Time it worked; waiting for tools is left out.")
-
-
-class Run(BaseModel):
-    id: str
-    object: Literal["run"]
-    thread_id: str
-    status: Literal[
-        "queued",
-        "in_progress",
-        "requires_action",
-        "cancelling",
-        "cancelled",
-        "completed",
-        "incomplete",
-        "failed",
-        "expired",
-    ]
-    provider: str
-    model: str
-    required_action: RequiredAction | None = Field(description="The tool calls whose outputs it waits for.")
-    last_error: ErrorDetail | None = Field(description="Why it failed.")
-    incomplete_reason: str | None = Field(
-        description="`max_output_tokens`, a bound of `run_budget` (`prompt_tokens`, `completion_tokens`, `cost_usd`), or "
-        "the provider's own word."
-    )
-    usage: RunUsage
-    reply: Message | None = Field(description="The newest message that the run wrote; null in lists.")
-    message_ids: list[str]
-    prompt_ids: list[str]
-    metadata: dict[str, str]
-    created_at: str
-    started_at: str | None
-    expires_at: str | None = Field(description="When it stops waiting for tool outputs.")
-    ended_at: str | None
-
-
 class SearchHit(BaseModel):
     message_id: str
     thread_id: str

@@ -6,16 +6,18 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from memory_service.api import answers, render, schemas
+from memory_service.api import answers, render, run_wire, schemas
 from memory_service.api.deps import Ctx, NewestFirst, json_response, once
 from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import draft
+from memory_service.core.canonical import Raw
 from memory_service.core.content import check_tools
 from memory_service.core.plan import RecallSpec
 from memory_service.core.replies import reply_content
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.services import ingest, prompts, rebuilding, usage
+from memory_service.services import ingest, prewarming, prompts, rebuilding, usage
 from memory_service.services.planning import PromptSpec
+from memory_service.store import idempotency
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
 from memory_service.store.threads import get_thread
@@ -23,7 +25,7 @@ from memory_service.store.threads import get_thread
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["prompts"])
 
 
-def prompt_spec(body: schemas.PromptCreate | schemas.RunCreate) -> PromptSpec:
+def prompt_spec(body: schemas.PromptCreate | run_wire.RunCreate | run_wire.PrewarmCreate) -> PromptSpec:
     strategy = body.truncation_strategy
     if body.recall is False:
         recall: RecallSpec | None = RecallSpec(enabled=False)
@@ -34,10 +36,10 @@ def prompt_spec(body: schemas.PromptCreate | schemas.RunCreate) -> PromptSpec:
         provider=body.provider,
         model=body.model,
         max_prompt_tokens=body.max_prompt_tokens,
-        max_output_tokens=body.max_output_tokens,
+        max_output_tokens=getattr(body, "max_output_tokens", None),
         strategy=TruncationStrategy(**strategy.model_dump()) if strategy else None,
         recall=recall,
-        context=tuple(block.text for block in body.context),
+        context=tuple(block.text for block in getattr(body, "context", ())),
         tools=tuple(check_tools(body.tools, "tools")) if body.tools is not None else None,
         ttl=ttl,
         refresh=getattr(body, "refresh", False),
@@ -108,6 +110,24 @@ async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schem
         return render.usage_report(reported, context.runtime.models)
 
     return await once(context, report)
+
+
+@router.post("/threads/{thread_id}/prewarm", response_model=run_wire.Prewarm)
+async def prewarm_thread(context: Ctx, thread_id: str, body: run_wire.PrewarmCreate | None = None) -> Response:
+    """Write the thread's prefix into the provider's prompt cache, without a reply: for when a question is likely soon.
+    It costs what writing costs; within the lifetime of its entries, the next prompt reads them."""
+    spec = prompt_spec(body or run_wire.PrewarmCreate())
+    if context.call:
+        async with context.runtime.db.read_only(context.project_id) as session:
+            if earlier := await idempotency.find(session, context.call, context.now):
+                return json_response(Raw(earlier.body), earlier.status)
+    warmed = await prewarming.call(context.runtime, context.project_id, thread_id, spec, context.now)
+
+    async def record(session: Session) -> Any:
+        await prewarming.record(context.runtime, session, thread_id, warmed, context.now)
+        return render.prewarm(thread_id, warmed, context.runtime.models)
+
+    return await once(context, record)
 
 
 def _reply(message: schemas.ReplyInput | None) -> list[ingest.Draft]:

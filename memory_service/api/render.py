@@ -13,6 +13,7 @@ from memory_service.core.pricing import Model, find_model
 from memory_service.core.runs import Spent
 from memory_service.core.usage import ReportedUsage, cost_of
 from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
+from memory_service.services.prewarming import Prewarmed
 from memory_service.services.runs import ShownRun, required_action
 from memory_service.services.search import SearchResult
 from memory_service.services.usage import Reported
@@ -187,6 +188,17 @@ def usage_report(reported: Reported, models: Sequence[Model]) -> dict[str, Any]:
         "reported": summary["reported"],
         "prediction": summary["prediction"],
         "message": reported.reply and message(reported.reply, reported.prompt.thread_id),
+    }
+
+
+def prewarm(thread_id: str, warmed: Prewarmed, models: Sequence[Model]) -> dict[str, Any]:
+    explained = warmed.shown.explanation
+    return {
+        "object": "prewarm",
+        "thread_id": thread_id,
+        **{name: explained[name] for name in ("provider", "model", "prediction", "cache", "breakpoints")},
+        "usage": warmed.usage,
+        "reported": None if warmed.usage is None else _reported(dict(warmed.usage), warmed.shown, models),
     }
 
 

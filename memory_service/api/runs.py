@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from memory_service.api import answers, render, schemas
+from memory_service.api import answers, render, run_wire
 from memory_service.api.deps import Context, Ctx, NewestFirst, json_response
 from memory_service.api.prompts import prompt_spec
 from memory_service.api.routing import CanonicalRoute
@@ -38,8 +38,8 @@ LastEventId = Annotated[
 ]
 
 
-@router.post("/threads/{thread_id}/runs", status_code=201, response_model=answers.Run, responses=_STREAM)
-async def create_run(context: Ctx, thread_id: str, body: schemas.RunCreate) -> Response:
+@router.post("/threads/{thread_id}/runs", status_code=201, response_model=run_wire.Run, responses=_STREAM)
+async def create_run(context: Ctx, thread_id: str, body: run_wire.RunCreate) -> Response:
     """Execute a model on the thread: append `message`, build the prompt, call, keep the reply."""
     check_parameters(body.parameters)
     spec = RunSpec(
@@ -64,7 +64,7 @@ async def create_run(context: Ctx, thread_id: str, body: schemas.RunCreate) -> R
     return await _answer(context, shown, stream=body.stream, wait=body.wait, status=201)
 
 
-@router.get("/threads/{thread_id}/runs", response_model=answers.Page[answers.Run])
+@router.get("/threads/{thread_id}/runs", response_model=answers.Page[run_wire.Run])
 async def list_runs(context: Ctx, page: NewestFirst, thread_id: str) -> Response:
     """List the runs of a thread, newest first, without their replies."""
     async with context.runtime.db.read_only(context.project_id) as session:
@@ -73,7 +73,7 @@ async def list_runs(context: Ctx, page: NewestFirst, thread_id: str) -> Response
     return json_response(render.page(found, lambda record: render.run(ShownRun(thread_id, record, None))))
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}", response_model=answers.Run, responses=_STREAM)
+@router.get("/threads/{thread_id}/runs/{run_id}", response_model=run_wire.Run, responses=_STREAM)
 async def get_run(
     context: Ctx,
     thread_id: str,
@@ -88,8 +88,8 @@ async def get_run(
     return json_response(render.run(shown))
 
 
-@router.post("/threads/{thread_id}/runs/{run_id}/tool_outputs", response_model=answers.Run, responses=_STREAM)
-async def submit_tool_outputs(context: Ctx, thread_id: str, run_id: str, body: schemas.ToolOutputs) -> Response:
+@router.post("/threads/{thread_id}/runs/{run_id}/tool_outputs", response_model=run_wire.Run, responses=_STREAM)
+async def submit_tool_outputs(context: Ctx, thread_id: str, run_id: str, body: run_wire.ToolOutputs) -> Response:
     """Give a run the outputs of all tool calls that it waits for, and let it go on."""
     outputs = [
         {"tool_use_id": o.tool_use_id, "content": o.content, **({"is_error": True} if o.is_error else {})}
@@ -108,7 +108,7 @@ async def submit_tool_outputs(context: Ctx, thread_id: str, run_id: str, body: s
     return await _answer(context, shown, stream=body.stream, wait=body.wait, status=200)
 
 
-@router.post("/threads/{thread_id}/runs/{run_id}/cancel", response_model=answers.Run)
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel", response_model=run_wire.Run)
 async def cancel_run(context: Ctx, thread_id: str, run_id: str) -> Response:
     """Stop a run. What the model had said is kept, as an `incomplete` message."""
     shown = await runs.cancel(context.runtime, context.runner, context.project_id, thread_id, run_id, context.now)

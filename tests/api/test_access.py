@@ -26,6 +26,7 @@ BODIES: dict[Operation, Any] = {
     ("patch", "/v1/threads/{thread_id}/messages/{message_id}"): {"content": "x"},
     ("post", "/v1/threads/{thread_id}/prompts"): {"model": "claude-sonnet-5"},
     ("post", "/v1/threads/{thread_id}/prompts/{prompt_id}/usage"): {"usage": {"input_tokens": 5}},
+    ("post", "/v1/threads/{thread_id}/prewarm"): {"model": "x", "provider": "echo"},
     ("post", "/v1/threads/{thread_id}/runs"): {"model": "x", "provider": "echo", "message": "hi"},
     ("post", "/v1/threads/{thread_id}/runs/{run_id}/tool_outputs"): {"tool_outputs": [{"tool_use_id": "x"}]},
     ("post", "/v1/threads/{thread_id}/runs/{run_id}/cancel"): None,
