@@ -109,7 +109,7 @@ def test_a_redirect_is_not_followed_with_the_key(driver: Driver, peer: Peer) -> 
 
 def test_all_errors_have_one_root() -> None:
     errors = [kind for kind in vars(memory_client).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(errors) == 16
+    assert len(errors) == 19
     assert all(issubclass(kind, MemoryClientError) for kind in errors)
     assert issubclass(APIStatusError, APIError)
 

@@ -76,14 +76,14 @@ def test_shell_commands_run(home: Path, running: Service) -> None:
     assert "migrated" in ran.stdout
 
 
-def test_python_example_runs(running: Service, home: Path) -> None:
+def test_python_examples_run(running: Service, home: Path) -> None:
     if not Engine.available():
         pytest.skip("xllamacpp is not installed; `make engine` installs it where a wheel exists")
-    (example,) = _blocks("python")
-    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    examples = _blocks("python")
+    assert all(len([line for line in example.splitlines() if line.strip()]) <= 15 for example in examples)
     with Engine() as engine:
         ran = subprocess.run(
-            [sys.executable, "-W", "error", "-c", example],
+            [sys.executable, "-W", "error", "-c", "\n".join(examples)],
             env={
                 **_environment(home),
                 "MEMORY_BASE_URL": running.url,
@@ -95,7 +95,9 @@ def test_python_example_runs(running: Service, home: Path) -> None:
             timeout=120,
         )
     assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.splitlines()) == 3
+    chatted, *built = ran.stdout.splitlines()
+    assert "My flight to Seoul" in chatted
+    assert len(built) == 3
 
 
 def test_make_run_serves(temporary_dir: Path) -> None:

@@ -2,10 +2,11 @@
 
 client = MemoryClient()
 thread = client.threads.create(user_id="ada")
-prompt = client.threads.prompts.build(thread.id, model="…", message="Hello")
+reply = client.chat(thread.id, "Hello", model="…")
 """
 
-from ._async import AsyncExport, AsyncMemoryClient, AsyncPage, AsyncPaginator
+from ._async import AsyncExport, AsyncMemoryClient, AsyncPage, AsyncPaginator, AsyncRunStream
+from ._endpoints.runs import RunFields
 from ._errors import (
     APIConnectionError,
     APIError,
@@ -22,10 +23,13 @@ from ._errors import (
     PermissionDeniedError,
     RateLimitError,
     RequestTooLargeError,
+    RunError,
+    RunFailedError,
+    ToolRoundTripsError,
     UnprocessableEntityError,
 )
 from ._request import NOT_GIVEN, NotGiven
-from ._sync import Export, MemoryClient, Page
+from ._sync import Export, MemoryClient, Page, RunStream
 from ._version import __version__
 from .objects import (
     Assistant,
@@ -54,6 +58,21 @@ from .objects import (
     User,
     Window,
 )
+from .runs import (
+    ChatReply,
+    LastError,
+    MessageCompleted,
+    MessageDelta,
+    PromptBuilt,
+    RequiredAction,
+    Run,
+    RunCreated,
+    RunEvent,
+    RunStopped,
+    RunUsage,
+    ToolCall,
+)
+from .tools import Toolbox
 from .usage import Usage, UsageGroup, UsageSums
 
 __all__ = [
@@ -68,11 +87,13 @@ __all__ = [
     "AsyncMemoryClient",
     "AsyncPage",
     "AsyncPaginator",
+    "AsyncRunStream",
     "AuthenticationError",
     "BadRequestError",
     "CacheBreakpoint",
     "CacheLifetime",
     "CachePrediction",
+    "ChatReply",
     "ConfigurationError",
     "ConflictError",
     "ErasedUser",
@@ -82,9 +103,12 @@ __all__ = [
     "ImportReport",
     "InternalServerError",
     "KeptTurn",
+    "LastError",
     "MemoryClient",
     "MemoryClientError",
     "Message",
+    "MessageCompleted",
+    "MessageDelta",
     "NotFoundError",
     "NotGiven",
     "Omitted",
@@ -92,6 +116,7 @@ __all__ = [
     "PermissionDeniedError",
     "PrefixBreak",
     "Prompt",
+    "PromptBuilt",
     "PromptTokens",
     "RateLimitError",
     "Recall",
@@ -99,10 +124,23 @@ __all__ = [
     "Repair",
     "ReportedUsage",
     "RequestTooLargeError",
+    "RequiredAction",
+    "Run",
+    "RunCreated",
+    "RunError",
+    "RunEvent",
+    "RunFailedError",
+    "RunFields",
+    "RunStopped",
+    "RunStream",
+    "RunUsage",
     "SearchHit",
     "SearchHits",
     "ShortenedResult",
     "Thread",
+    "ToolCall",
+    "ToolRoundTripsError",
+    "Toolbox",
     "UnprocessableEntityError",
     "Usage",
     "UsageGroup",

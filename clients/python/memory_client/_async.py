@@ -15,13 +15,17 @@ import httpx2
 
 from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
-from ._endpoints import assistants, estimates, messages, prompts, service, threads, usage, users
+from ._endpoints import assistants, estimates, messages, prompts, runs, service, threads, usage, users
+from ._endpoints.runs import ToolLoop, chat_reply
+from ._errors import APIConnectionError
+from ._following import Follow, Following
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
 from ._pages import next_page_request
 from ._request import NOT_GIVEN, NotGiven, Request
 from ._retry import Outcome
 from .objects import Listing
+from .runs import ChatReply, MessageDelta, Run, RunEvent
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +90,53 @@ class AsyncExport:
                     await asyncio.to_thread(file.write, chunk)
 
 
+class AsyncRunStream:
+    """What is heard of a run, until it stops. A connection that breaks is made again, behind the last event.
+
+    Nothing is asked of the server until it is iterated. Leaving the `async with` block, or `close()`, closes the
+    connection; it does not end the run.
+    """
+
+    def __init__(self, client: AsyncMemoryClient, follow: Follow) -> None:
+        self._following = Following(follow, client._config.max_retries)
+        self._events = client._follow(self._following)
+
+    def __aiter__(self) -> AsyncIterator[RunEvent]:
+        return self._events
+
+    @property
+    def text_deltas(self) -> AsyncIterator[str]:
+        """The text of the replies alone, as it comes."""
+        return (event.text async for event in self if isinstance(event, MessageDelta) and event.type == "text")
+
+    async def until_done(self) -> Run:
+        """Hear all that is left; returns the run as it stopped."""
+        async for _ in self:
+            pass
+        return self._following.stopped_run
+
+    @property
+    def run(self) -> Run | None:
+        """The run as the newest event that told of it showed it."""
+        return self._following.run
+
+    @property
+    def last_seq(self) -> int | None:
+        """That of the newest event, for `resume(…, after=…)`."""
+        return self._following.last_seq
+
+    async def close(self) -> None:
+        await self._events.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
 def _sends(build: Callable[P, Request[T]]) -> Method[P, Coroutine[Any, Any, T]]:
     return Method(build, lambda client, request: client._send(request))
 
@@ -96,6 +147,22 @@ def _lists(build: Callable[P, Request[Listing[T]]]) -> Method[P, AsyncPaginator[
 
 def _exports(build: Callable[P, Request[None]]) -> Method[P, AsyncExport]:
     return Method(build, AsyncExport)
+
+
+def _starts(build: Callable[P, Request[Run] | Follow]) -> Method[P, Coroutine[Any, Any, Run]]:
+    return Method(build, lambda client, asked: client._started(asked))
+
+
+def _follows(build: Callable[P, Follow]) -> Method[P, AsyncRunStream]:
+    return Method(build, AsyncRunStream)
+
+
+def _loops(build: Callable[P, ToolLoop]) -> Method[P, Coroutine[Any, Any, Run]]:
+    return Method(build, lambda client, loop: client._run(loop))
+
+
+def _chats(build: Callable[P, ToolLoop]) -> Method[P, Coroutine[Any, Any, ChatReply]]:
+    return Method(build, lambda client, loop: client._chat(loop))
 
 
 class _Resource:
@@ -118,6 +185,18 @@ class AsyncPrompts(_Resource):
     report_usage = _sends(prompts.report_usage)
 
 
+class AsyncRuns(_Resource):
+    create = _starts(runs.create)
+    stream = _follows(runs.stream)
+    resume = _follows(runs.resume)
+    get = _sends(runs.get_)
+    list = _lists(runs.list_)
+    cancel = _sends(runs.cancel)
+    submit_tool_outputs = _starts(runs.submit_tool_outputs)
+    stream_tool_outputs = _follows(runs.stream_tool_outputs)
+    run = _loops(runs.run)
+
+
 class AsyncThreads(_Resource):
     create = _sends(threads.create)
     list = _lists(threads.list_)
@@ -135,6 +214,10 @@ class AsyncThreads(_Resource):
     @property
     def prompts(self) -> AsyncPrompts:
         return AsyncPrompts(self._client)
+
+    @property
+    def runs(self) -> AsyncRuns:
+        return AsyncRuns(self._client)
 
 
 class AsyncAssistants(_Resource):
@@ -180,6 +263,7 @@ class AsyncMemoryClient:
     search = _sends(service.search)
     import_ndjson = _sends(service.import_ndjson)
     health = _sends(service.health)
+    chat = _chats(runs.chat)
 
     @property
     def threads(self) -> AsyncThreads:
@@ -249,9 +333,44 @@ class AsyncMemoryClient:
         call = Call(self._config, request)
         response = call.accepted(await self._outcome(call, stream=True))
         async with aclosing(response):
-            with call.translated_errors():
+            with call.translated_errors(response):
                 async for chunk in response.aiter_bytes():
                     yield chunk
+
+    async def _started(self, asked: Request[Run] | Follow) -> Run:
+        return await (self._stopped(asked) if isinstance(asked, Follow) else self._send(asked))
+
+    async def _stopped(self, follow: Follow) -> Run:
+        async with AsyncRunStream(self, follow) as stream:
+            return await stream.until_done()
+
+    async def _run(self, loop: ToolLoop) -> Run:
+        run, rounds = await self._stopped(loop.start), 0
+        while loop.can_answer(run):
+            if rounds == loop.max_round_trips:
+                raise loop.too_many(await self.threads.runs.cancel(run.thread_id, run.id))
+            run = await self._stopped(loop.go_on(run, await loop.toolbox.outputs_async(run.tool_calls)))
+            rounds += 1
+        return run
+
+    async def _chat(self, loop: ToolLoop) -> ChatReply:
+        return chat_reply(await self._run(loop))
+
+    async def _follow(self, following: Following) -> AsyncGenerator[RunEvent, None]:
+        while request := following.next_request():
+            await asyncio.sleep(following.delay())
+            call = Call(self._config, request)
+            response = call.accepted(await self._outcome(call, stream=True))
+            broke = None
+            try:
+                async with aclosing(response):
+                    with call.translated_errors(response):
+                        async for chunk in response.aiter_bytes():
+                            for event in following.feed(chunk):
+                                yield event
+            except APIConnectionError as error:
+                broke = error
+            following.ended(broke)
 
     async def _outcome(self, call: Call[Any], *, stream: bool = False) -> Outcome:
         while True:

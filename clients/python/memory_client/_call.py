@@ -82,12 +82,14 @@ class Call(Generic[T]):
         raise self._status_error(outcome)
 
     @contextmanager
-    def translated_errors(self) -> Iterator[None]:
-        """For the body of a stream, which can break after the status was read."""
+    def translated_errors(self, response: httpx2.Response) -> Iterator[None]:
+        """For the body of a stream, which can break after the status was read, or make no sense."""
         try:
             yield
         except httpx2.RequestError as error:
             raise self._connection_error(error) from error
+        except ValueError as error:
+            raise self._unreadable(response, str(error)) from None
 
     @property
     def _name(self) -> str:
@@ -97,9 +99,10 @@ class Call(Generic[T]):
         headers = {
             **self._config.default_headers,
             "Authorization": f"Bearer {self._config.api_key}",
-            "Accept": "application/json, application/x-ndjson",
+            "Accept": "application/json, application/x-ndjson, text/event-stream",
             "Accept-Encoding": "gzip, deflate",
             "User-Agent": f"memory-client-python/{__version__}",
+            **dict(self._request.headers),
         }
         if self._request.body is not None:
             headers["Content-Type"] = self._request.content_type

@@ -2,6 +2,9 @@
 
     MemoryClientError
     ├── ConfigurationError               the client cannot be built: no API key, an unusable base URL, …
+    ├── RunError                         a run that was to give a reply did not; `run` is how it stands
+    │   ├── RunFailedError               it failed, expired, was cancelled, or waits for tools that were not given
+    │   └── ToolRoundTripsError          it called tools over and over; it is cancelled
     └── APIError                         a call failed
         ├── APIConnectionError           no answer: refused, dropped, unresolvable, …
         │   └── APITimeoutError          no answer in time
@@ -18,9 +21,12 @@ A call that is used wrongly (an empty id, say) raises `TypeError` or `ValueError
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
+
+if TYPE_CHECKING:
+    from .runs import Run
 
 
 class MemoryClientError(Exception):
@@ -29,6 +35,22 @@ class MemoryClientError(Exception):
 
 class ConfigurationError(MemoryClientError):
     """The message says which argument or variable to set."""
+
+
+class RunError(MemoryClientError):
+    def __init__(self, code: str, message: str, run: Run) -> None:
+        super().__init__(f"{code}: {message} (run_id={run.id})")
+        self.code = code
+        self.message = message
+        self.run = run
+
+
+class RunFailedError(RunError):
+    """`code` and `message` are those of the run's `last_error`; without one, `code` is the run's status."""
+
+
+class ToolRoundTripsError(RunError):
+    """`code` is `max_round_trips`."""
 
 
 class APIError(MemoryClientError):

@@ -39,6 +39,7 @@ class Request(Generic[T]):
     content_type: str = "application/json"
     idempotency_key: str | None = None
     """The caller's own; a POST without one gets a fresh one when it is sent."""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def get(path: str, parse: Callable[[Any], T], query: Mapping[str, str | int | None] | None = None) -> Request[T]:

@@ -15,13 +15,17 @@ import httpx2
 
 from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
-from ._endpoints import assistants, estimates, messages, prompts, service, threads, usage, users
+from ._endpoints import assistants, estimates, messages, prompts, runs, service, threads, usage, users
+from ._endpoints.runs import ToolLoop, chat_reply
+from ._errors import APIConnectionError
+from ._following import Follow, Following
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
 from ._pages import next_page_request
 from ._request import NOT_GIVEN, NotGiven, Request
 from ._retry import Outcome
 from .objects import Listing
+from .runs import ChatReply, MessageDelta, Run, RunEvent
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,6 +71,53 @@ class Export:
                 file.write(chunk)
 
 
+class RunStream:
+    """What is heard of a run, until it stops. A connection that breaks is made again, behind the last event.
+
+    Nothing is asked of the server until it is iterated. Leaving the `with` block, or `close()`, closes the
+    connection; it does not end the run.
+    """
+
+    def __init__(self, client: MemoryClient, follow: Follow) -> None:
+        self._following = Following(follow, client._config.max_retries)
+        self._events = client._follow(self._following)
+
+    def __iter__(self) -> Iterator[RunEvent]:
+        return self._events
+
+    @property
+    def text_deltas(self) -> Iterator[str]:
+        """The text of the replies alone, as it comes."""
+        return (event.text for event in self if isinstance(event, MessageDelta) and event.type == "text")
+
+    def until_done(self) -> Run:
+        """Hear all that is left; returns the run as it stopped."""
+        for _ in self:
+            pass
+        return self._following.stopped_run
+
+    @property
+    def run(self) -> Run | None:
+        """The run as the newest event that told of it showed it."""
+        return self._following.run
+
+    @property
+    def last_seq(self) -> int | None:
+        """That of the newest event, for `resume(…, after=…)`."""
+        return self._following.last_seq
+
+    def close(self) -> None:
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 def _sends(build: Callable[P, Request[T]]) -> Method[P, T]:
     return Method(build, lambda client, request: client._send(request))
 
@@ -77,6 +128,22 @@ def _lists(build: Callable[P, Request[Listing[T]]]) -> Method[P, Page[T]]:
 
 def _exports(build: Callable[P, Request[None]]) -> Method[P, Export]:
     return Method(build, Export)
+
+
+def _starts(build: Callable[P, Request[Run] | Follow]) -> Method[P, Run]:
+    return Method(build, lambda client, asked: client._started(asked))
+
+
+def _follows(build: Callable[P, Follow]) -> Method[P, RunStream]:
+    return Method(build, RunStream)
+
+
+def _loops(build: Callable[P, ToolLoop]) -> Method[P, Run]:
+    return Method(build, lambda client, loop: client._run(loop))
+
+
+def _chats(build: Callable[P, ToolLoop]) -> Method[P, ChatReply]:
+    return Method(build, lambda client, loop: client._chat(loop))
 
 
 class _Resource:
@@ -99,6 +166,18 @@ class Prompts(_Resource):
     report_usage = _sends(prompts.report_usage)
 
 
+class Runs(_Resource):
+    create = _starts(runs.create)
+    stream = _follows(runs.stream)
+    resume = _follows(runs.resume)
+    get = _sends(runs.get_)
+    list = _lists(runs.list_)
+    cancel = _sends(runs.cancel)
+    submit_tool_outputs = _starts(runs.submit_tool_outputs)
+    stream_tool_outputs = _follows(runs.stream_tool_outputs)
+    run = _loops(runs.run)
+
+
 class Threads(_Resource):
     create = _sends(threads.create)
     list = _lists(threads.list_)
@@ -116,6 +195,10 @@ class Threads(_Resource):
     @property
     def prompts(self) -> Prompts:
         return Prompts(self._client)
+
+    @property
+    def runs(self) -> Runs:
+        return Runs(self._client)
 
 
 class Assistants(_Resource):
@@ -165,6 +248,7 @@ class MemoryClient:
     search = _sends(service.search)
     import_ndjson = _sends(service.import_ndjson)
     health = _sends(service.health)
+    chat = _chats(runs.chat)
 
     @property
     def threads(self) -> Threads:
@@ -233,8 +317,42 @@ class MemoryClient:
     def _stream(self, request: Request[Any]) -> Generator[bytes, None, None]:
         call = Call(self._config, request)
         response = call.accepted(self._outcome(call, stream=True))
-        with closing(response), call.translated_errors():
+        with closing(response), call.translated_errors(response):
             yield from response.iter_bytes()
+
+    def _started(self, asked: Request[Run] | Follow) -> Run:
+        return self._stopped(asked) if isinstance(asked, Follow) else self._send(asked)
+
+    def _stopped(self, follow: Follow) -> Run:
+        with RunStream(self, follow) as stream:
+            return stream.until_done()
+
+    def _run(self, loop: ToolLoop) -> Run:
+        loop.toolbox.check_blocking()
+        run, rounds = self._stopped(loop.start), 0
+        while loop.can_answer(run):
+            if rounds == loop.max_round_trips:
+                raise loop.too_many(self.threads.runs.cancel(run.thread_id, run.id))
+            run = self._stopped(loop.go_on(run, loop.toolbox.outputs(run.tool_calls)))
+            rounds += 1
+        return run
+
+    def _chat(self, loop: ToolLoop) -> ChatReply:
+        return chat_reply(self._run(loop))
+
+    def _follow(self, following: Following) -> Generator[RunEvent, None, None]:
+        while request := following.next_request():
+            time.sleep(following.delay())
+            call = Call(self._config, request)
+            response = call.accepted(self._outcome(call, stream=True))
+            broke = None
+            try:
+                with closing(response), call.translated_errors(response):
+                    for chunk in response.iter_bytes():
+                        yield from following.feed(chunk)
+            except APIConnectionError as error:
+                broke = error
+            following.ended(broke)
 
     def _outcome(self, call: Call[Any], *, stream: bool = False) -> Outcome:
         while True:
