@@ -18,6 +18,8 @@ from memory_service.api.errors import add_error_handlers
 from memory_service.api.intake import Intake
 from memory_service.api.limits import Limits
 from memory_service.api.openai import assistants as openai_assistants
+from memory_service.api.openai import conversations as openai_conversations
+from memory_service.api.openai import responses as openai_responses
 from memory_service.api.openai import threads as openai_threads
 from memory_service.config import Settings
 from memory_service.runtime import Runtime
@@ -72,7 +74,7 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     )
     for module in (threads, prompts, runs, assistants, users, estimates, usage, transfer):
         app.include_router(module.router, dependencies=[Security(_BEARER)])
-    for edge in (openai_assistants, openai_threads):
+    for edge in (openai_assistants, openai_threads, openai_conversations, openai_responses):
         app.include_router(edge.router)
     app.include_router(system.router)
     add_error_handlers(app)

@@ -119,7 +119,7 @@ async def _answer(context: Context, shown: ShownRun, *, stream: bool, wait: bool
     if stream:
         return _stream(context, shown, shown.since)
     if wait:
-        async for _ in _events(context, shown, shown.since):
+        async for _ in events(context, shown, shown.since):
             pass
         shown = await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)
     return json_response(render.run(shown), status)
@@ -137,7 +137,7 @@ def _seq(last_event_id: str | None) -> int:
 
 def _stream(context: Context, shown: ShownRun, after: int) -> Response:
     async def written() -> AsyncIterator[bytes]:
-        async for event in _events(context, shown, after):
+        async for event in events(context, shown, after):
             if event is None:
                 yield _KEEP_ALIVE
             else:
@@ -148,7 +148,7 @@ def _stream(context: Context, shown: ShownRun, after: int) -> Response:
     return StreamingResponse(written(), headers=headers, media_type="text/event-stream")
 
 
-async def _events(context: Context, shown: ShownRun, after: int) -> AsyncIterator[RunEvent | None]:
+async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator[RunEvent | None]:
     """The events of a run until it stops; None when nothing has happened for a while."""
     run = shown.record
     while True:

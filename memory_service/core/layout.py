@@ -137,7 +137,7 @@ def _turn_pieces(turn: Turn, volatile: Volatile, shows_thinking: Callable[[int],
         _piece(message.role, message.seq, block)
         for message in turn.messages
         for block in message.content
-        if shows_thinking(message.seq) or block.get("type") not in THINKING_TYPES
+        if block.get("type") not in THINKING_TYPES or (shows_thinking(message.seq) and "foreign" not in block)
     ]
     opener = turn.messages[0]
     results = sum(map(is_tool_result, opener.content))

@@ -156,6 +156,35 @@ async def get_run(session: Session, thread_pk: int, id: str) -> RunRecord:
     return _run(row)
 
 
+async def find_run(session: Session, id: str) -> tuple[str, RunRecord]:
+    """A run and the id of its thread. Raises NotFound."""
+    columns = ", ".join(f"r.{column.strip()}" for column in _RUN.split(","))
+    found = await session.execute(
+        text(
+            f"SELECT {columns}, t.id AS thread_id FROM runs r JOIN threads t ON t.pk = r.thread_pk"
+            " WHERE r.project_id = :project_id AND r.id = :id"
+        ),
+        {"project_id": session.info["project_id"], "id": id},
+    )
+    row = found.first()
+    if row is None:
+        raise NotFound(f"There is no run {id[:64]!r} in this project.", field="run_id")
+    values = {**row._mapping}
+    thread_id = values.pop("thread_id")
+    ids = {name: tuple(values[name]) for name in ("prompt_ids", "message_ids")}
+    return thread_id, RunRecord(**{**values, **ids})
+
+
+async def count_runs(session: Session, thread_pk: int) -> int:
+    counted = await session.scalar(text("SELECT count(*) FROM runs WHERE thread_pk = :pk"), {"pk": thread_pk})
+    return int(counted or 0)
+
+
+async def delete_run(session: Session, run: RunRecord) -> None:
+    """With its events; the messages it wrote stay in the thread."""
+    await session.execute(text("DELETE FROM runs WHERE pk = :pk"), {"pk": run.pk})
+
+
 async def list_runs(session: Session, thread_pk: int, query: PageQuery) -> Page[RunRecord]:
     rows, has_more = await fetch_page(
         session,

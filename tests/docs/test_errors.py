@@ -30,8 +30,16 @@ def raised() -> set[str]:
     return codes | set(api_errors._HTTP_CODES.values())
 
 
+def listed_for_openai() -> set[str]:
+    page = (REPOSITORY / "docs" / "openai-compatibility.md").read_text()
+    (codes,) = re.findall(r"^- \*\*Codes\*\* (.+)$", page, re.MULTILINE)
+    return set(re.findall(r"`(\w+)`", codes))
+
+
 def test_every_code_is_listed() -> None:
-    assert set(listed()) == raised() - ELSEWHERE - NEVER_ANSWERED
+    sources = [path.read_text() for path in (REPOSITORY / "memory_service" / "api" / "openai").glob("*.py")]
+    assert all(f'"{code}"' in "".join(sources) for code in listed_for_openai())
+    assert set(listed()) == raised() - ELSEWHERE - NEVER_ANSWERED - listed_for_openai()
 
 
 def test_codes_of_providers_are_told_in_their_own_page_too() -> None:

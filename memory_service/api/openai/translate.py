@@ -87,7 +87,7 @@ def _native_part(part: Mapping[str, Any], field: str) -> Block:
         case "text" if isinstance(part.get("text"), str):
             return {"type": "text", "text": part["text"]}
         case "image_url" if isinstance(image.get("url"), str):
-            return {"type": "image", "source": _source(image["url"])}
+            return {"type": "image", "source": image_source(image["url"])}
         case "image_file" if isinstance(image.get("file_id"), str):
             return {"type": "image", "source": {"type": "file", "file_id": image["file_id"]}}
     raise InvalidInput(
@@ -96,7 +96,7 @@ def _native_part(part: Mapping[str, Any], field: str) -> Block:
     )
 
 
-def _source(url: str) -> dict[str, str]:
+def image_source(url: str) -> dict[str, str]:
     head, comma, data = url.partition(",")
     if comma and head.startswith("data:") and head.endswith(";base64"):
         media_type = head.removeprefix("data:").removesuffix(";base64")
