@@ -17,10 +17,7 @@ from memory_service.api.edge import Edge
 from memory_service.api.errors import add_error_handlers
 from memory_service.api.intake import Intake
 from memory_service.api.limits import Limits
-from memory_service.api.openai import assistants as openai_assistants
-from memory_service.api.openai import conversations as openai_conversations
-from memory_service.api.openai import responses as openai_responses
-from memory_service.api.openai import threads as openai_threads
+from memory_service.api.openai.routers import openai_routers
 from memory_service.config import Settings
 from memory_service.runtime import Runtime
 from memory_service.services import retention
@@ -74,8 +71,8 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     )
     for module in (threads, prompts, runs, assistants, users, estimates, usage, transfer):
         app.include_router(module.router, dependencies=[Security(_BEARER)])
-    for edge in (openai_assistants, openai_threads, openai_conversations, openai_responses):
-        app.include_router(edge.router)
+    for router in openai_routers:
+        app.include_router(router)
     app.include_router(system.router)
     add_error_handlers(app)
     app.state.intake = intake

@@ -13,7 +13,7 @@ from typing import Any
 
 from memory_service.core.canonical import loads
 from memory_service.core.runs import Spent, exhausted, outcome, output_limit, tool_calls
-from memory_service.errors import MemoryServiceError, ProviderError
+from memory_service.errors import MemoryServiceError, PromptTooLarge, ProviderError
 from memory_service.providers.base import ChatProvider, ModelCall, Reply
 from memory_service.runtime import Runtime
 from memory_service.services import prompts
@@ -86,16 +86,12 @@ async def call_model(runtime: Runtime, job: Job) -> Ending:
     if reason := exhausted(spec.budget, spent, 0):
         return Ending("incomplete", incomplete_reason=reason)
     limit = _output_limit(spec, spent)
-    job.prompt = await prompts.build(
-        runtime,
-        job.project_id,
-        job.thread_id,
-        replace(spec.prompt, max_output_tokens=limit),
-        None,
-        job.clock(),
-        dry_run=False,
-        call=None,
-    )
+    try:
+        job.prompt = await _prompt(runtime, job, limit)
+    except PromptTooLarge:
+        if spec.budget.prompt_tokens is None or (spec.prompt.max_prompt_tokens or 0) < spec.budget.prompt_tokens:
+            raise
+        return Ending("incomplete", incomplete_reason="prompt_tokens")  # the bound of the prompt is that of the run
     job.log.add("prompt.built", _summary(job.prompt))
     explained = job.prompt.explanation
     if reason := exhausted(spec.budget, spent, explained["tokens"]["total"], explained["prediction"]["cost_usd"]):
@@ -110,6 +106,13 @@ async def call_model(runtime: Runtime, job: Job) -> Ending:
     if reason == "max_output_tokens" and limit != spec.prompt.max_output_tokens:
         reason = "completion_tokens"
     return Ending(status, reply, incomplete_reason=reason)
+
+
+async def _prompt(runtime: Runtime, job: Job, max_output_tokens: int | None) -> BuiltPrompt:
+    spec = replace(job.spec.prompt, max_output_tokens=max_output_tokens)
+    return await prompts.build(
+        runtime, job.project_id, job.thread_id, spec, None, job.clock(), dry_run=False, call=None
+    )
 
 
 def _output_limit(spec: RunSpec, spent: Spent) -> int | None:

@@ -48,7 +48,9 @@ class PromptSpec:
     context: tuple[str, ...] = ()
     tools: tuple[Block, ...] | None = None
     ttl: str | None = "auto"  # None: no breakpoints
+    assistant_id: str | None = None  # instead of the thread's
     instructions: str | None = None  # instead of the assistant's and the thread's
+    additional_instructions: str | None = None  # behind these
     refresh: bool = False
 
 
@@ -102,7 +104,7 @@ async def outline(
 
     Raises NoUserMessage, PromptTooLarge, InvalidInput, InvalidMessage.
     """
-    assistant = await get_assistant(session, thread.assistant_id) if thread.assistant_id else None
+    assistant = await assistant_of(session, thread, spec)
     spec = with_defaults(spec, thread, assistant)
     request = settle(runtime, spec)
     stable = await stable_part(runtime, thread, assistant, spec)
@@ -178,6 +180,14 @@ def settle(runtime: Runtime, spec: PromptSpec) -> Request:
     )
 
 
+def at_most(runtime: Runtime, spec: PromptSpec, prompt_tokens: int) -> PromptSpec:
+    """With a prompt of so many tokens at most, or fewer where the model takes no more."""
+    request = settle(runtime, spec)
+    context = request.model.context_tokens
+    room = prompt_tokens if context is None else max(1, context - request.max_output_tokens)
+    return replace(spec, max_prompt_tokens=min(prompt_tokens, room))
+
+
 def _beyond_context(spec: PromptSpec, name: str, context: int, limit: int, max_output_tokens: int) -> InvalidInput:
     """Says no figure that the caller did not choose, unless it is needed to understand."""
     if spec.max_prompt_tokens is None:
@@ -208,11 +218,12 @@ async def stable_part(
         tools = loads(chosen) if chosen else ()
     said = (assistant.instructions if assistant else None, thread.instructions)
     general, particular = said if spec.instructions is None else (None, spec.instructions)
+    additional = spec.additional_instructions
     shared = _system_texts(general, assistant.documents) if assistant else ()
-    own = _system_texts(particular, thread.documents)
+    own = (*_system_texts(particular, thread.documents), *([additional] if additional else ()))
     tool_counts, system_counts = await runtime.count([dumps(tools) if tools else "", "\n".join((*shared, *own))])
     has_system = 1 if shared or own else 0
-    instructions = tuple(text for text in (general, particular) if text)
+    instructions = tuple(text for text in (general, particular, additional) if text)
     return StablePart(tuple(tools), shared, own, instructions, tool_counts, replace(system_counts, messages=has_system))
 
 
@@ -233,6 +244,12 @@ def _check_sold_by(models: Sequence[Model], provider: str, name: str) -> None:
             field="provider",
             providers=providers,
         )
+
+
+async def assistant_of(session: Session, thread: ThreadRecord, spec: PromptSpec) -> AssistantRecord | None:
+    """Whose instructions a prompt begins with. Raises NotFound."""
+    id_ = spec.assistant_id or thread.assistant_id
+    return await get_assistant(session, id_) if id_ else None
 
 
 def with_defaults(spec: PromptSpec, thread: ThreadRecord, assistant: AssistantRecord | None) -> PromptSpec:

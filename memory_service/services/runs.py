@@ -11,7 +11,7 @@ from uuid import UUID
 from memory_service.core.canonical import dumps, loads
 from memory_service.errors import Conflict, InvalidInput, NoUserMessage
 from memory_service.runtime import Runtime, new_id
-from memory_service.services import ingest, planning
+from memory_service.services import ingest, planning, threads
 from memory_service.services.ending import end_idle
 from memory_service.services.execution import Runner
 from memory_service.services.ingest import Draft
@@ -23,7 +23,7 @@ from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.runs import RunRecord
-from memory_service.store.threads import ThreadRecord, get_assistant, get_thread
+from memory_service.store.threads import ThreadRecord, get_thread
 
 MAX_QUEUED = 100
 
@@ -68,6 +68,45 @@ async def create(
     return ShownRun(thread_id, run, None)
 
 
+@dataclass(frozen=True, slots=True)
+class NewThread:
+    """A thread that is made for its first run. `fields` are columns."""
+
+    fields: Mapping[str, Any]
+    metadata: Mapping[str, str]
+
+
+async def start(
+    runtime: Runtime,
+    runner: Runner,
+    project_id: int,
+    where: str | NewThread,
+    spec: RunSpec,
+    messages: Sequence[Draft],
+    metadata: Mapping[str, str],
+    now: datetime,
+    call: IdempotentCall | None,
+) -> ShownRun:
+    """Append messages and start a run, on a thread (its id) or on one that is made with it: all or nothing.
+
+    Raises as `create`; but where nothing is asked, the run fails.
+    """
+    prepared = await ingest.prepare(runtime, messages, now)
+    fields = [message.field for message in messages]
+    async with runtime.db.transaction(project_id) as session:
+        thread = await get_thread(session, where, lock=True) if isinstance(where, str) else None
+        if call and (earlier := await idempotency.claim(session, call, now)):
+            told = loads(earlier.body)
+            return await _shown(session, await get_thread(session, told["id"]), told["run_id"])
+        if thread is None:
+            assert isinstance(where, NewThread)
+            thread = await threads.create(session, fields=where.fields, metadata=where.metadata, messages=(), now=now)
+        run = await begin(runtime, runner, session, thread, spec, prepared, fields, metadata, now, must_ask=False)
+        if call:
+            await idempotency.record(session, call, Answer(200, dumps({"id": thread.id, "run_id": run.id})), now)
+    return ShownRun(thread.id, run, None)
+
+
 async def begin(
     runtime: Runtime,
     runner: Runner,
@@ -79,13 +118,19 @@ async def begin(
     metadata: Mapping[str, str],
     now: datetime,
     id: str | None = None,
+    *,
+    must_ask: bool = True,
 ) -> RunRecord:
     """Append `messages`, if any, and start a run on a thread whose row this transaction holds: once it is committed.
 
-    `fields` as in `ingest.append`. Raises as `create`.
+    `fields` as in `ingest.append`. Without `must_ask` a thread that does not end with a user's message is not refused, but
+    its run fails. Raises as `create`.
     """
     ingest.check_free(thread)
-    await ingest.append(session, thread, messages, fields) if messages else _check_asked(thread)
+    if messages:
+        await ingest.append(session, thread, messages, fields)
+    elif must_ask:
+        _check_asked(thread)
     run = await _add(runtime, session, thread, spec, metadata, now, owner=runner.server, id=id)
     project_id = session.info["project_id"]
     on_commit(session, lambda: runner.start(project_id, thread.id, run, now))
@@ -122,7 +167,7 @@ async def _add(
 
 
 async def _settled(session: Session, thread: ThreadRecord, spec: RunSpec) -> planning.PromptSpec:
-    assistant = await get_assistant(session, thread.assistant_id) if thread.assistant_id else None
+    assistant = await planning.assistant_of(session, thread, spec.prompt)
     return planning.with_defaults(spec.prompt, thread, assistant)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -265,16 +265,30 @@ async def find_message(session: Session, thread_pk: int, id: str) -> MessageReco
     return MessageRecord(**row._mapping) if row else None
 
 
-async def list_messages(session: Session, thread_pk: int, query: PageQuery) -> Page[MessageRecord]:
+async def list_messages(
+    session: Session,
+    thread_pk: int,
+    query: PageQuery,
+    *,
+    run_id: str | None = None,
+    without: Collection[str] = (),
+) -> Page[MessageRecord]:
+    """Those that a run wrote, with `run_id`; and not those that have no blocks but of the types in `without`."""
+    where = "thread_pk = :thread_pk AND deleted_at IS NULL" + (" AND run_id = :run_id" if run_id is not None else "")
+    if without:
+        where += (
+            " AND EXISTS (SELECT FROM json_array_elements(content::json) AS block"
+            " WHERE block ->> 'type' <> ALL (CAST(:without AS text[])))"
+        )
     rows, has_more = await fetch_page(
         session,
         query,
         columns=MESSAGE_COLUMNS,
         table="messages",
         key=("seq",),
-        where="thread_pk = :thread_pk AND deleted_at IS NULL",
+        where=where,
         cursor_where="thread_pk = :thread_pk",
-        parameters={"thread_pk": thread_pk},
+        parameters={"thread_pk": thread_pk, "run_id": run_id, "without": list(without)},
     )
     return Page(tuple(MessageRecord(**row._mapping) for row in rows), has_more)
 
@@ -299,6 +313,25 @@ async def range_of(
     )
     found = [MessageRecord(*row) for row in rows]
     return found[::-1] if limit is not None else found
+
+
+async def of_run(session: Session, thread_pk: int, run_id: str, message_ids: Collection[str]) -> list[MessageRecord]:
+    """What a run wrote, in order: the messages of these ids, and what stands between and next to them."""
+    rows = await session.execute(
+        text(
+            f"SELECT {MESSAGE_COLUMNS} FROM messages, (SELECT min(seq) AS first_seq, max(seq) AS last_seq FROM messages"
+            " WHERE project_id = :project_id AND id = ANY (:ids)) AS written"
+            " WHERE thread_pk = :thread_pk AND seq BETWEEN first_seq AND last_seq + 1 AND run_id = :run_id"
+            " AND deleted_at IS NULL ORDER BY seq"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "ids": list(message_ids),
+            "thread_pk": thread_pk,
+            "run_id": run_id,
+        },
+    )
+    return [MessageRecord(*row) for row in rows]
 
 
 async def with_seqs(session: Session, thread_pks: Sequence[int], seqs: Sequence[int]) -> list[MessageRecord]:

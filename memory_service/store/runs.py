@@ -3,7 +3,7 @@ always agree."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -196,6 +196,23 @@ async def list_runs(session: Session, thread_pk: int, query: PageQuery) -> Page[
         parameters={"project_id": session.info["project_id"], "thread_pk": thread_pk},
     )
     return Page(tuple(_run(row) for row in rows), has_more)
+
+
+async def with_ids(session: Session, thread_pk: int, ids: Collection[str]) -> dict[str, RunRecord]:
+    """By id, those of a thread that exist."""
+    found = await session.execute(
+        text(f"SELECT {_RUN} FROM runs WHERE project_id = :project_id AND thread_pk = :thread_pk AND id = ANY (:ids)"),
+        {"project_id": session.info["project_id"], "thread_pk": thread_pk, "ids": list(ids)},
+    )
+    return {row.id: _run(row) for row in found}
+
+
+async def set_metadata(session: Session, run: RunRecord, metadata: Mapping[str, str]) -> RunRecord:
+    updated = await session.execute(
+        text(f"UPDATE runs SET metadata = CAST(:metadata AS jsonb) WHERE pk = :pk RETURNING {_RUN}"),
+        {"metadata": dumps(metadata), "pk": run.pk},
+    )
+    return _run(updated.one())
 
 
 async def update(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx2
+import openai
 import pytest
 from openai import OpenAI
 
@@ -52,3 +54,15 @@ def edge(service: Service, api_key: str) -> Iterator[httpx2.Client]:
     headers = {"authorization": f"Bearer {api_key}"}
     with httpx2.Client(base_url=f"{service.url}/openai/v1", headers=headers, timeout=30) as made:
         yield made
+
+
+def refused(call: Any) -> openai.APIStatusError:
+    """How a call is refused, in OpenAI's form."""
+    with pytest.raises(openai.APIStatusError) as caught:
+        call()
+    error = caught.value
+    assert isinstance(error.body, dict)
+    assert error.body.keys() == {"message", "type", "param", "code"}
+    assert error.request_id
+    assert error.request_id.startswith("req_")
+    return error

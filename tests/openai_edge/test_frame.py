@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from tests.conftest import Service
-from tests.openai_edge.conftest import DEPRECATED_API, sdk
+from tests.openai_edge.conftest import DEPRECATED_API, refused, sdk
 
 pytestmark = DEPRECATED_API
 
@@ -24,17 +24,6 @@ FUNCTION: Any = {
         "strict": True,
     },
 }
-
-
-def refused(call: Any) -> openai.APIStatusError:
-    with pytest.raises(openai.APIStatusError) as caught:
-        call()
-    error = caught.value
-    assert isinstance(error.body, dict)
-    assert error.body.keys() == {"message", "type", "param", "code"}
-    assert error.request_id
-    assert error.request_id.startswith("req_")
-    return error
 
 
 def test_a_wrong_key_is_401(service: Service, client: OpenAI) -> None:

@@ -103,8 +103,10 @@ class ThreadAndRunCreate(RunFields):
 
 
 class ToolOutput(Input):
-    tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    output: str = ""
+    """Without an id it is that of the only call there is."""
+
+    tool_call_id: Id | None = None
+    output: str | None = None
 
 
 class ToolOutputs(Input):

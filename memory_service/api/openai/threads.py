@@ -8,9 +8,9 @@ from fastapi import Response
 
 from memory_service.api.deps import Ctx, json_response, once
 from memory_service.api.openai import render, schemas
+from memory_service.api.openai.asking import thread_columns
 from memory_service.api.openai.frame import PageAsked, list_object, new_router
 from memory_service.api.openai.translate import draft
-from memory_service.core.canonical import dumps
 from memory_service.services import ingest, threads
 from memory_service.store import threads as store
 from memory_service.store.db import Session
@@ -23,7 +23,7 @@ async def create_thread(context: Ctx, body: schemas.ThreadCreate | None = None) 
     body = body or schemas.ThreadCreate()
     drafts = [draft(message, f"messages[{i}].") for i, message in enumerate(body.messages)]
     messages = await ingest.prepare(context.runtime, drafts, context.now)
-    fields = {"openai": _openai(body.tool_resources)}
+    fields = thread_columns(body.tool_resources)
 
     async def effect(session: Session) -> Any:
         return render.thread(
@@ -31,10 +31,6 @@ async def create_thread(context: Ctx, body: schemas.ThreadCreate | None = None) 
         )
 
     return await once(context, effect)
-
-
-def _openai(tool_resources: Any) -> str | None:
-    return dumps({"tool_resources": tool_resources}) if tool_resources is not None else None
 
 
 @router.get("/threads")
@@ -54,7 +50,7 @@ async def get_thread(context: Ctx, thread_id: str) -> Response:
 @router.post("/threads/{thread_id}")
 async def update_thread(context: Ctx, thread_id: str, body: schemas.ThreadUpdate | None = None) -> Response:
     body = body or schemas.ThreadUpdate()
-    fields = {"openai": _openai(body.tool_resources)} if "tool_resources" in body.model_fields_set else {}
+    fields = thread_columns(body.tool_resources) if "tool_resources" in body.model_fields_set else {}
 
     async def effect(session: Session) -> Any:
         before = await store.get_thread(session, thread_id, lock=True)
