@@ -121,7 +121,10 @@ class RunUsage(BaseModel):
     uncached_tokens: int
     prompt_tokens: int = Field(description="Read, written and uncached together.")
     output_tokens: int
-    cost_usd: float | None = Field(description="Null when a price is not known.")
+    cost_usd: float | None = Field(description="Replies included; null when a price is not known.")
+    saved_usd: float | None = Field(
+        description="What the prompt cache saved of it; below 0 while writing to it costs more than it saved."
+    )
     seconds: float = Field(description="Time it worked; waiting for tools is left out.")
 
 

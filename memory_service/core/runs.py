@@ -65,15 +65,17 @@ class Spent:
     uncached_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = 0.0
+    saved_usd: float | None = 0.0
     seconds: float = 0.0
 
     @property
     def prompt_tokens(self) -> int:
         return self.cache_read_tokens + self.cache_write_tokens + self.uncached_tokens
 
-    def plus(self, read: int, written: int, uncached: int, output: int, cost_usd: float | None) -> Self:
-        """After one more call. A cost that is not known makes the sum unknown."""
-        cost = None if self.cost_usd is None or cost_usd is None else self.cost_usd + cost_usd
+    def plus(
+        self, read: int, written: int, uncached: int, output: int, cost_usd: float | None, saved_usd: float | None
+    ) -> Self:
+        """After one more call. A price that is not known makes the sum unknown."""
         return replace(
             self,
             calls=self.calls + 1,
@@ -81,8 +83,13 @@ class Spent:
             cache_write_tokens=self.cache_write_tokens + written,
             uncached_tokens=self.uncached_tokens + uncached,
             output_tokens=self.output_tokens + output,
-            cost_usd=cost,
+            cost_usd=_sum(self.cost_usd, cost_usd),
+            saved_usd=_sum(self.saved_usd, saved_usd),
         )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 def exhausted(budget: RunBudget, spent: Spent, prompt_tokens: int, cost_usd: float | None = None) -> str | None:

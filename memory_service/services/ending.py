@@ -125,16 +125,17 @@ def _spent(runtime: Runtime, job: Job, ending: Ending) -> Spent:
         reported.cache_write_tokens,
         reported.uncached_tokens,
         reported.output_tokens,
-        _cost_usd(runtime, job.prompt, reported),
+        *_paid(runtime, job.prompt, reported),
     )
 
 
-def _cost_usd(runtime: Runtime, prompt: BuiltPrompt, reported: ReportedUsage) -> float | None:
-    """Of one call, its reply included; None when the price is not known."""
+def _paid(runtime: Runtime, prompt: BuiltPrompt, reported: ReportedUsage) -> tuple[float | None, float | None]:
+    """Of one call: what it cost, its reply included, and what the prompt cache saved; None when a price is not known."""
     explained = prompt.explanation
     model = find_model(runtime.models, str(explained["provider"]), str(explained["model"]))
     cost = cost_of(model, reported, breakpoint_ttl(explained))
-    return None if cost.usd is None or cost.output_usd is None else cost.usd + cost.output_usd
+    paid = None if cost.usd is None or cost.output_usd is None else cost.usd + cost.output_usd
+    return paid, None if cost.usd is None or cost.usd_uncached is None else cost.usd_uncached - cost.usd
 
 
 async def end_stray(runtime: Runtime, stray: Stray, said: Sequence[str], now: datetime) -> None:

@@ -133,6 +133,18 @@ def test_a_chat(driver: Driver, thread: str, provider: ScriptedProvider) -> None
     assert [run.id for run in listed] == [cut.run.id, reply.run.id]
 
 
+def test_what_the_prompt_cache_saved(driver: Driver, thread: str, provider: ScriptedProvider) -> None:
+    read = {"cache_read_input_tokens": 10_000, "cache_creation_input_tokens": 0, "input_tokens": 10}
+    written = {"cache_read_input_tokens": 0, "cache_creation_input_tokens": 10_000, "input_tokens": 10}
+    provider.script(ok(usage=written), ok(usage=read))
+    first, second = (driver.run(lambda client: client.chat(thread, "Hi", model=MODEL)).usage for _ in range(2))
+    assert first.saved_usd < 0 < second.saved_usd
+    assert first.cost_usd == pytest.approx(second.cost_usd + second.saved_usd - first.saved_usd)
+    ledger = driver.run(lambda client: client.usage.get(thread_id=thread)).totals
+    assert ledger.saved_usd == pytest.approx(first.saved_usd + second.saved_usd)
+    assert ledger.total_usd == pytest.approx(first.cost_usd + second.cost_usd)
+
+
 def test_a_chat_that_fails(driver: Driver, thread: str, provider: ScriptedProvider) -> None:
     provider.script(status(400, message="no such model"))
     with pytest.raises(RunFailedError, match="no such model") as caught:

@@ -49,7 +49,9 @@ class RunUsage(Model):
     """The three together."""
     output_tokens: int = 0
     cost_usd: float | None = None
-    """None when a price is not known."""
+    """Replies included; None when a price is not known."""
+    saved_usd: float | None = None
+    """What the prompt cache saved of it; below 0 while it costs more to write than it saved."""
     seconds: float = 0.0
 
 
