@@ -239,7 +239,7 @@ def test_the_model_is_told_what_the_caller_asks(client: OpenAI, provider: Script
         ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "cannot both be given"),
         ({"truncation": "middle"}, "truncation"),
         ({"input": [{"type": "computer_call", "id": "c"}]}, "computer_call"),
-        ({"model": "claude-sonnet-5", "text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"model": "claude-sonnet-5", "text": {"format": {"type": "json_object"}}}, "know no such format"),
     ],
 )
 def test_what_is_refused(client: OpenAI, api: httpx2.Client, fields: Any, says: str) -> None:
