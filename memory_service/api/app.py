@@ -44,7 +44,7 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime = app.state.runtime = open_runtime()
         loading = asyncio.gather(asyncio.to_thread(runtime.counter.count, "x"), runtime.chat.load())
-        runner = app.state.runner = Runner(runtime, intake.taken)
+        runner = app.state.runner = Runner(runtime, intake.taken, lambda: intake.draining)
         beside = [
             asyncio.create_task(retention.run(runtime)),
             asyncio.create_task(EmbeddingLoop(runtime).run()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -49,21 +49,32 @@ class _Work:
 
 class Runner:
     """Executes the runs of this process, and follows all. `busy` is held while a run is worked on, so that a service
-    which stops waits for it."""
+    which stops waits for it; from when `is_stopping` no queued run is begun."""
 
-    def __init__(self, runtime: Runtime, busy: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        busy: Callable[[], AbstractContextManager[None]],
+        is_stopping: Callable[[], bool],
+    ) -> None:
         self._runtime = runtime
         self._busy = busy
+        self._is_stopping = is_stopping
         self._works: dict[int, _Work] = {}
+        self._unknown: frozenset[int] = frozenset()
         self.server: UUID = uuid4()
         self.journal = Journal(runtime)
 
     async def run(self) -> None:
         """Until cancelled; then what is still worked on is ended as it stands."""
         following = asyncio.create_task(self.journal.run())
+        # Beside the beat: a server that has much to see to is not dead.
+        rescuing = asyncio.create_task(_forever(self._rescue_all))
         try:
-            await self._beat_forever()
+            await _forever(self._beat)
         finally:
+            rescuing.cancel()
+            await asyncio.gather(rescuing, return_exceptions=True)
             await self._stop()
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
@@ -87,6 +98,7 @@ class Runner:
         """Stop a run that this process works on, if it waits for the model; one that is being ended is ended."""
         work = self._works.get(run_pk)
         if work and work.interruptible and work.task:
+            work.interruptible = False  # once: a second time would disturb how the first is seen to
             work.task.cancel()
 
     async def _work(self, work: _Work) -> None:
@@ -102,6 +114,8 @@ class Runner:
 
     async def _ending(self, work: _Work) -> Ending:
         job = work.job
+        if work.stop:
+            return Ending("failed", error=work.stop)
         left = job.spec.timeout_seconds - job.spent.seconds
         work.interruptible = True
         try:
@@ -138,9 +152,10 @@ class Runner:
         self.journal.wake()
 
     async def start_next(self, project_id: int, thread_id: str) -> None:
-        """Start the run that has waited longest for this thread, if the thread is free."""
+        """Start the run that has waited longest for this thread, if the thread is free. A service that stops leaves it to
+        others, or to the next start."""
         try:
-            while (waiting := await self._next(project_id, thread_id)) is not None:
+            while not self._is_stopping() and (waiting := await self._next(project_id, thread_id)) is not None:
                 await self._start_waiting(project_id, thread_id, waiting)
         except (NotFound, Unavailable):
             pass  # the thread is gone; or a later beat finds the run
@@ -181,25 +196,29 @@ class Runner:
         else:
             self.journal.wake()
 
-    async def _beat_forever(self) -> None:
-        while True:
-            try:
-                await self._beat()
-            except Unavailable:
-                pass  # /readyz reports a database that is away
-            except Exception:
-                logger.exception("looking after runs failed")
-            await asyncio.sleep(_BEAT_SECONDS)
-
     async def _beat(self) -> None:
         async with self._runtime.worker_db.transaction(None) as session:
             await store.beat(session, self.server)
-            cancelled = await store.cancelling(session, self.server)
+            owned = await store.owned(session, self.server)
+            unknown = owned.keys() - self._works.keys()
+            # One that was committed this moment is known by the next beat. Of others nobody here knows: the connection
+            # broke when they were committed, or ending them failed.
+            await store.disown(session, self.server, self._unknown & unknown)
+        self._unknown = frozenset(unknown)
+        for run_pk, status in owned.items():
+            if status == "cancelling":
+                self.cancel(run_pk)
+
+    async def _rescue_all(self) -> None:
+        async with self._runtime.worker_db.transaction(None) as session:
             strays = await store.strays(session, DEAD_AFTER_SECONDS)
-        for run_pk in cancelled:
-            self.cancel(run_pk)
         for stray in strays:
-            await self._rescue(stray)
+            try:
+                await self._rescue(stray)
+            except Unavailable:
+                raise
+            except Exception:  # the others can be helped all the same
+                logger.exception("a run that was left could not be ended", extra={"fields": {"run": stray.run_id}})
 
     async def _rescue(self, stray: Stray) -> None:
         with suppress(NotFound):  # deleted meanwhile
@@ -213,14 +232,25 @@ class Runner:
         await self.start_next(stray.project_id, stray.thread_id)
 
     async def _stop(self) -> None:
-        works = list(self._works.values())
-        for work in works:
-            work.stop = _STOPPING
-            self.cancel(work.job.run.pk)
-        await asyncio.gather(*(work.task for work in works if work.task), return_exceptions=True)
+        while works := list(self._works.values()):
+            for work in works:
+                work.stop = _STOPPING
+                self.cancel(work.job.run.pk)
+            await asyncio.gather(*(work.task for work in works if work.task), return_exceptions=True)
         with suppress(MemoryServiceError):  # nobody misses a row that is not renewed
             async with self._runtime.worker_db.transaction(None) as session:
                 await store.leave(session, self.server)
+
+
+async def _forever(look_after: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await look_after()
+        except Unavailable:
+            pass  # /readyz reports a database that is away
+        except Exception:
+            logger.exception("looking after runs failed")
+        await asyncio.sleep(_BEAT_SECONDS)
 
 
 def _without(ending: Ending, job: Job, error: Exception) -> Ending:

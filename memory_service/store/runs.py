@@ -327,12 +327,22 @@ async def leave(session: Session, server: UUID) -> None:
     await session.execute(text("DELETE FROM servers WHERE id = :id"), {"id": server})
 
 
-async def cancelling(session: Session, server: UUID) -> list[int]:
-    """The runs of this server that were asked to stop."""
+async def owned(session: Session, server: UUID) -> dict[int, str]:
+    """The status of each run that this server works on."""
     found = await session.execute(
-        text("SELECT pk FROM runs WHERE status = 'cancelling' AND owner = :id"), {"id": server}
+        text("SELECT pk, status FROM runs WHERE status IN ('in_progress', 'cancelling') AND owner = :id"),
+        {"id": server},
     )
-    return [row.pk for row in found]
+    return {row.pk: row.status for row in found}
+
+
+async def disown(session: Session, server: UUID, run_pks: Collection[int]) -> None:
+    """Leave runs of this server to whoever finds them."""
+    if run_pks:
+        await session.execute(
+            text("UPDATE runs SET owner = NULL WHERE pk = ANY (:pks) AND owner = :id"),
+            {"pks": list(run_pks), "id": server},
+        )
 
 
 async def strays(session: Session, dead_after_seconds: float, limit: int = 100) -> list[Stray]:

@@ -232,6 +232,15 @@ def test_what_is_no_reply_may_be_one_later(
     assert (error.code, error.is_retryable) == (expected, True)
 
 
+@pytest.mark.parametrize("block", [{"type": "text", "text": 5}, {"type": "thinking", "thinking": ["so"]}])
+def test_a_block_that_begins_with_no_text(server: ScriptedProvider, block: dict[str, object]) -> None:
+    event = {"type": "content_block_start", "index": 0, "content_block": block}
+    server.script(Raw([HEAD, f"data: {json.dumps(event)}\n\n".encode()]))
+    outcome = heard(AnthropicChat(PATIENT_SECONDS, base_url=server.url, api_key=KEY))
+    assert outcome.error
+    assert (outcome.error.code, outcome.deltas) == ("provider_stream_broken", [])
+
+
 def test_what_was_said_before_an_error_was_heard(server: ScriptedProvider, opener: Open) -> None:
     server.script(stream_error("overloaded_error", "Busy.", after=2, text="One two three."))
     outcome = heard(opener())

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Service
-from tests.providers.scripted import ScriptedProvider, ok, tool_use
+from tests.providers.scripted import ScriptedProvider, ok, stall, tool_use
 from tests.runs.conftest import Runs, events, settings_of
 
 THREADS = 6
@@ -92,6 +92,53 @@ def test_a_run_that_is_nearly_done_is_waited_for(
         provider.wait_until(lambda: len(provider.asked) == 1)
         assert served.stop() == 0
     assert thread.get(run)["status"] == "completed"
+
+
+def test_a_server_that_is_stopped_leaves_what_is_queued(
+    api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service]
+) -> None:
+    provider.script(ok("word " * 400, delay=0.1))
+    thread, served = Runs(api), another(MEMORY_DRAIN_SECONDS="1")
+    with client(served, api_key) as elsewhere:
+        body = {"model": thread.model, "message": "Tell me.", "on_busy": "queue"}
+        first, *waiting = [elsewhere.post(f"{thread.path}/runs", json=body).json() for _ in range(3)]
+        provider.wait_until(lambda: len(provider.asked) == 1)
+        assert served.stop() == 0
+    assert thread.get(first)["last_error"]["code"] == "server_stopping"
+    for run in waiting:
+        assert thread.until(run, "completed", "failed")["last_error"] is None
+
+
+def test_a_run_that_its_server_has_lost(api: httpx2.Client, provider: ScriptedProvider, database_url: str) -> None:
+    """The commit that began it went through, but its connection broke before that was heard; and one like it in a state
+    that nobody can end."""
+    broken, thread = Runs(api), Runs(api)
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        runs = []
+        for one in (broken, thread):
+            provider.script(stall(after=1))
+            runs.append(one.run())
+        provider.wait_until(lambda: len(provider.asked) == 2)
+        (server,) = owner.execute("SELECT owner FROM memory.runs WHERE id = %s", [runs[0]["id"]]).fetchone() or (None,)
+        for one, run in zip((broken, thread), runs, strict=True):
+            one.cancel(run)
+            one.until(run, "cancelled")
+        owner.execute(
+            "INSERT INTO memory.run_events (run_pk, seq, project_id, type, content)"
+            " SELECT pk, 1000, project_id, 'message.delta', 'no JSON' FROM memory.runs WHERE id = %s",
+            [runs[0]["id"]],
+        )
+        with owner.transaction():
+            for run in runs:
+                owner.execute(
+                    "WITH begun AS (UPDATE memory.runs SET status = 'in_progress', owner = %s, ended_at = NULL"
+                    " WHERE id = %s RETURNING *) UPDATE memory.threads t SET active_run_id = begun.id FROM begun"
+                    " WHERE t.pk = begun.thread_pk",
+                    [server, run["id"]],
+                )
+    assert thread.until(runs[1], "failed")["last_error"]["code"] == "server_lost"
+    assert thread.run("Again?", wait=True)["status"] == "completed"
+    broken.ask("DELETE", broken.path)
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])

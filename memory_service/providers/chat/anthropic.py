@@ -68,6 +68,7 @@ class _Message:
         self._end: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
+        self._said: dict[tuple[int, str], list[str]] = {}
         self._inputs: dict[int, list[str]] = {}
         self.is_whole = False
 
@@ -111,10 +112,8 @@ class _Message:
     def _begin(self, at: int, block: dict[str, Any]) -> Iterable[Delta]:
         self._blocks[at] = block
         match block.get("type"):
-            case "text" if block.get("text"):
-                yield Delta(at, "text", block["text"])
-            case "thinking" if block.get("thinking"):
-                yield Delta(at, "thinking", block["thinking"])
+            case "text" | "thinking" as kind:
+                yield from self._say(at, kind, block.get(kind) or "")
             case "tool_use":
                 yield Delta(at, "tool_use", tool_use_id=string(block["id"]), tool_name=string(block["name"]))
                 if block.get("input"):
@@ -125,9 +124,7 @@ class _Message:
         match delta["type"]:
             case "text_delta" | "thinking_delta":
                 kind: Literal["text", "thinking"] = "text" if delta["type"] == "text_delta" else "thinking"
-                text = string(delta[kind])
-                block[kind] = block.get(kind, "") + text
-                yield Delta(at, kind, text)
+                yield from self._say(at, kind, delta[kind])
             case "input_json_delta":
                 text = string(delta["partial_json"])
                 self._inputs.setdefault(at, []).append(text)
@@ -138,9 +135,15 @@ class _Message:
             case _:  # a signature, and whatever comes whole
                 block |= {key: value for key, value in delta.items() if key != "type"}
 
+    def _say(self, at: int, kind: Literal["text", "thinking"], text: Any) -> Iterable[Delta]:
+        self._said.setdefault((at, kind), []).append(string(text))
+        if text:
+            yield Delta(at, kind, text)
+
     def _finished(self, at: int, is_cut_off: bool) -> dict[str, Any] | None:
         """None for a call whose input the model could not finish: nobody could run it."""
         block, text = self._blocks[at], "".join(self._inputs.get(at, ()))
+        block |= {kind: "".join(self._said[at, kind]) for kind in ("text", "thinking") if (at, kind) in self._said}
         if text.strip():
             try:
                 block["input"] = read_object(text)

@@ -82,7 +82,14 @@ class _Call:
         # Some servers give none, or all calls the same, and a result has to name its call.
         self.id = call_id if call_id and call_id not in taken else f"call_{secrets.token_hex(12)}"
         self.name = name
-        self.arguments = ""
+        self._pieces: list[str] = []
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self._pieces)
+
+    def add(self, text: str) -> None:
+        self._pieces.append(text)
 
     def as_openai(self) -> dict[str, Any]:
         return {"id": self.id, "function": {"name": self.name, "arguments": self.arguments}}
@@ -173,8 +180,8 @@ class _Completion:
             self._by_number[number] = call
         arguments = function.get("arguments")
         text = dumps(arguments) if isinstance(arguments, dict) else string(arguments or "")
-        call.arguments += text
         if text:
+            call.add(text)
             yield Delta(call.at, "tool_input", text)
 
     def _next(self) -> int:
