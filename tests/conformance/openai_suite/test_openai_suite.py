@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.openai_suite.conflicts import CONFLICTS
-from tests.conformance.openai_suite.sdist import unpack
+from tests.conformance.openai_suite.sdist import install, unpack
 from tests.conftest import REPOSITORY, Service
 
 _FILES = (
@@ -56,25 +56,39 @@ def test_the_suite_of_the_newest_sdk(echoing: Service, database_url: str, tmp_pa
     assert CONFLICTS.keys() <= set(map(_function, cases)), "a function that is not in the suite"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["1.109.1", "2.54.0"])
+def test_the_suites_of_older_sdks(echoing: Service, database_url: str, tmp_path: Path, version: str) -> None:
+    sdk = install(version, tmp_path / "sdk")
+    cases = _outcomes(unpack(version, tmp_path), echoing, database_url, tmp_path, sdk)
+    assert len(cases) > 850
+    failed = {case: why for case, (passed, why) in cases.items() if not passed and _function(case) not in CONFLICTS}
+    assert not failed, "\n\n".join(f"{case}\n{why}" for case, why in sorted(failed.items())[:20])
+
+
 def _function(case: str) -> str:
     found = _CASE.fullmatch(case)
     assert found, case
     return f"{found['file']}::{found['name']}"
 
 
-def _outcomes(suite: Path, service: Service, database_url: str, directory: Path) -> dict[str, tuple[bool, str]]:
+def _outcomes(
+    suite: Path, service: Service, database_url: str, directory: Path, sdk: Path | None = None
+) -> dict[str, tuple[bool, str]]:
     """Of each case whether it passed, and what it said."""
     written = directory / "outcomes.ndjson"
     inherited = filter(None, [os.environ.get("PYTHONPATH")])
+    paths = [suite, Path(__file__).parent, *([sdk] if sdk else []), REPOSITORY]
     environment = {
         **os.environ,
         # The suite's own package `tests` comes first, then the plugin, then what the plugin imports.
-        "PYTHONPATH": os.pathsep.join([*map(str, (suite, Path(__file__).parent, REPOSITORY)), *inherited]),
+        "PYTHONPATH": os.pathsep.join([*map(str, paths), *inherited]),
         "TEST_API_BASE_URL": f"{service.url}/openai/v1",
         "OPENAI_SUITE_DATABASE_URL": database_url,
         "OPENAI_SUITE_OUTCOMES": str(written),
     }
-    files = [str(suite / "tests" / "api_resources" / file) for file in _FILES]
+    present = [file for file in _FILES if (suite / "tests" / "api_resources" / file).exists()]
+    files = [str(suite / "tests" / "api_resources" / file) for file in present]
     command = [sys.executable, "-m", "pytest", *_OPTIONS, f"--rootdir={suite}", *files]
     ran = subprocess.run(command, cwd=suite, env=environment, capture_output=True, text=True)
     assert written.exists(), ran.stdout[-3000:] + ran.stderr[-3000:]
