@@ -12,8 +12,9 @@ from memory_service.api import schemas
 from memory_service.api.assistants import assistant_fields
 from memory_service.api.deps import FIRST_MOMENT, LAST_MOMENT
 from memory_service.api.errors import invalid_input
+from memory_service.api.openai.translate import check_kept
 from memory_service.api.threads import thread_fields
-from memory_service.core.canonical import check_text, loads
+from memory_service.core.canonical import check_text, dumps, loads
 from memory_service.errors import InvalidInput, PayloadTooLarge
 from memory_service.services.ingest import Draft
 from memory_service.services.lines import AssistantLine, Line, MessageLine, ThreadLine
@@ -44,10 +45,15 @@ Moment = Annotated[datetime | None, BeforeValidator(_moment)]
 Metadata = Annotated[schemas.Metadata, BeforeValidator(lambda value: {} if value is None else value)]
 
 
+# What only OpenAI's objects have, as an export has it.
+OpenAI = dict[str, Any] | None
+
+
 class _AssistantLine(schemas.AssistantCreate):
     type: Literal["assistant"]
     id: Id
     created_at: Moment = None
+    openai: OpenAI = None
     metadata: Metadata = Field(default_factory=dict)
 
 
@@ -55,6 +61,7 @@ class _ThreadLine(schemas.ThreadFields):
     type: Literal["thread"]
     id: Id
     created_at: Moment = None
+    openai: OpenAI = None
     metadata: Metadata = Field(default_factory=dict)
 
 
@@ -67,6 +74,7 @@ class _MessageLine(schemas.MessageInput):
     run_id: Id | None = None
     created_at: Moment = None
     metadata: Metadata = Field(default_factory=dict)
+    openai: OpenAI = None
 
 
 _MODELS: dict[object, type[_AssistantLine | _ThreadLine | _MessageLine]] = {
@@ -77,6 +85,12 @@ _MODELS: dict[object, type[_AssistantLine | _ThreadLine | _MessageLine]] = {
 
 
 _PASSED_OVER = ("prompt", "message_revision", "usage_entry")
+
+
+def _openai(line: _AssistantLine | _ThreadLine | _MessageLine) -> dict[str, str | None]:
+    if line.openai:
+        check_kept(line.openai)
+    return {"openai": dumps(line.openai) if line.openai else None}
 
 
 def lines_of(body: IO[bytes], max_bytes: int) -> Iterator[bytes]:
@@ -103,9 +117,9 @@ def read_line(text: bytes) -> Line | None:
         raise invalid_input(error.errors()) from None
     match line:
         case _AssistantLine():
-            return AssistantLine(line.id, assistant_fields(line), line.metadata, line.created_at)
+            return AssistantLine(line.id, assistant_fields(line) | _openai(line), line.metadata, line.created_at)
         case _ThreadLine():
-            return ThreadLine(line.id, thread_fields(line), line.metadata, line.created_at)
+            return ThreadLine(line.id, thread_fields(line) | _openai(line), line.metadata, line.created_at)
     draft = Draft(
         role=line.role,
         content=line.content,
@@ -115,5 +129,6 @@ def read_line(text: bytes) -> Line | None:
         created_at=line.created_at,
         status=line.status,
         run_id=line.run_id,
+        **_openai(line),
     )
     return MessageLine(draft, line.thread_id, line.seq)

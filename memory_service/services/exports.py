@@ -13,6 +13,7 @@ from memory_service.core.canonical import Raw, dumps
 from memory_service.runtime import Runtime
 from memory_service.store import messages as message_store
 from memory_service.store import threads as thread_store
+from memory_service.store.messages import MessageRecord
 from memory_service.store.threads import AssistantRecord, ThreadRecord
 
 _BATCH = 500
@@ -106,6 +107,7 @@ async def lines_of(runtime: Runtime, project_id: int, thread: ThreadRecord, know
                 "run_id": record.run_id,
                 "metadata": dict(record.metadata or {}),
                 "created_at": time_of(record.created_at),
+                **_openai(record),
             }
             yield (dumps(message) + "\n").encode()
         first_seq = last_seq + 1
@@ -116,8 +118,13 @@ def _line(kind: str, record: ThreadRecord | AssistantRecord, keys: Iterable[str]
     for key in keys:
         value = getattr(record, key)
         values[key] = Raw(value) if key in _JSON_FIELDS and value is not None else value
-    values |= {"metadata": dict(record.metadata), "created_at": time_of(record.created_at)}
+    values |= {"metadata": dict(record.metadata), "created_at": time_of(record.created_at), **_openai(record)}
     return (dumps(values) + "\n").encode()
+
+
+def _openai(record: ThreadRecord | AssistantRecord | MessageRecord) -> dict[str, Any]:
+    """What only OpenAI's objects have; most lines are without."""
+    return {"openai": Raw(record.openai)} if record.openai else {}
 
 
 def time_of(moment: datetime) -> str:

@@ -41,7 +41,7 @@ Ids = Literal["keep", "fresh", "continue"]
 """What becomes of an id that is taken. `keep`: a fresh one instead; `fresh`: everything gets one. `continue`: it is the
 same thing, from an import that was interrupted, and what is missing behind it is added."""
 Prepare = Callable[[Part], Awaitable[PreparedPart]]
-_ASSISTANT_KEYS = ("name", "model", "provider", "instructions", "tools", "documents", "defaults")
+_ASSISTANT_KEYS = ("name", "model", "provider", "instructions", "tools", "documents", "defaults", "openai")
 
 
 @dataclass(slots=True)

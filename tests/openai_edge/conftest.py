@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -43,8 +43,8 @@ def client(service: Service, api_key: str, provider: ScriptedProvider) -> Iterat
 
 
 @pytest.fixture
-def other_client(service: Service, new_project: Callable[[], str]) -> Iterator[OpenAI]:
-    with sdk(service, new_project()) as made:
+def other_client(service: Service, other_api: httpx2.Client) -> Iterator[OpenAI]:
+    with sdk(service, other_api.headers["authorization"].removeprefix("Bearer ")) as made:
         yield made
 
 

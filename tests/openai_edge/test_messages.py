@@ -58,6 +58,25 @@ def test_content_goes_in_and_out(client: OpenAI, api: httpx2.Client) -> None:
     assert copy.to_dict()["attachments"] == attachments
 
 
+def test_exports_take_along_what_only_openai_has(
+    client: OpenAI, api: httpx2.Client, other_client: OpenAI, other_api: httpx2.Client
+) -> None:
+    assistant = client.beta.assistants.create(model="gpt-5.4", description="Knows.", tools=[{"type": "file_search"}])
+    resources: Any = {"code_interpreter": {"file_ids": ["file_1"]}}
+    attachments: Any = [{"file_id": "file_2", "tools": [{"type": "file_search"}]}]
+    thread = client.beta.threads.create(
+        messages=[{"role": "user", "content": "Hi.", "attachments": attachments}], tool_resources=resources
+    )
+    api.patch(f"/v1/threads/{thread.id}", json={"assistant_id": assistant.id}).raise_for_status()
+    lines = api.get(f"/v1/threads/{thread.id}/export").content
+    for _ in range(2):
+        answer = other_api.post("/v1/import?ids=continue", content=lines)
+        assert answer.is_success, answer.text
+    assert other_client.beta.assistants.retrieve(assistant.id) == client.beta.assistants.retrieve(assistant.id)
+    assert other_client.beta.threads.retrieve(thread.id) == client.beta.threads.retrieve(thread.id)
+    assert other_client.beta.threads.messages.list(thread.id).data == client.beta.threads.messages.list(thread.id).data
+
+
 @pytest.mark.parametrize(
     "content",
     ["", [], [{"type": "text"}], [{"type": "image_url", "image_url": "https://x"}], [{"type": "audio"}], [7]],

@@ -331,7 +331,7 @@ def test_what_is_chosen_reaches_the_model(client: OpenAI, provider: ScriptedProv
         "temperature": 0.25,
         "tool_choice": {"type": "function", "function": {"name": "look"}},
         "parallel_tool_calls": False,
-        "response_format": {"type": "json_object"},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "place", "schema": {"type": "object"}}},
     }
     run = polled(client, thread, assistant, **chosen)
     sent = provider.asked[-1].body
@@ -367,6 +367,7 @@ def test_choice_of_tools_in_anthropics_form(
         ({"tools": [LOOK], "tool_choice": {"type": "code_interpreter"}}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"temperature": 1.5}, "temperature"),
+        ({"tool_choice": {"type": "function"}, "tools": [LOOK]}, "tool_choice"),
         ({"max_prompt_tokens": 255}, "max_prompt_tokens"),
         ({"truncation_strategy": {"type": "last_messages"}}, "truncation_strategy"),
         ({"assistant_id": "asst_none"}, "assistant_id"),
@@ -378,6 +379,15 @@ def test_what_no_run_can_do_is_refused(client: OpenAI, thread: Thread, fields: A
         lambda: client.beta.threads.runs.create(**{"thread_id": thread.id, "assistant_id": assistant.id, **fields})
     )
     assert (error.status_code, error.param) == (404 if param == "assistant_id" else 400, param)
+
+
+def test_a_repeated_request_has_no_second_effect(edge: httpx2.Client, client: OpenAI, assistant: Assistant) -> None:
+    body = {"assistant_id": assistant.id, "thread": {"messages": [{"role": "user", "content": "Hello?"}]}}
+    first, second = (edge.post("/threads/runs", json=body, headers={"idempotency-key": "k"}).json() for _ in range(2))
+    assert first["id"] == second["id"]
+    assert len(client.get("/threads", cast_to=dict[str, Any])["data"]) == 1
+    again = edge.post("/threads/runs", json={**body, "model": "x"}, headers={"idempotency-key": "k"})
+    assert again.status_code == 400
 
 
 def test_metadata_of_a_run(client: OpenAI, assistant: Assistant, thread: Thread) -> None:

@@ -139,9 +139,10 @@ def _anthropic_choice(choice: Any) -> dict[str, Any]:
     if isinstance(choice, str):
         return {"type": {"required": "any"}.get(choice, choice)}
     function = choice.get("function")
-    if choice.get("type") != "function" or not isinstance(function, dict):
+    name = function.get("name") if isinstance(function, dict) else None
+    if choice.get("type") != "function" or not isinstance(name, str):
         raise InvalidInput("`tool_choice` must name a function.", field="tool_choice")
-    return {"type": "tool", "name": function.get("name")}
+    return {"type": "tool", "name": name}
 
 
 def _not_anthropic(field: str, why: str) -> InvalidInput:
