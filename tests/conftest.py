@@ -140,14 +140,20 @@ def service(database_url: str) -> Iterator[Service]:
 
 
 @pytest.fixture
-def new_project(database_url: str) -> Callable[[], str]:
-    """Make a project; returns a key of it."""
+def new_named(database_url: str) -> Callable[[], tuple[str, str]]:
+    """Make a project; returns its name and a key of it."""
 
-    def make() -> str:
+    def make() -> tuple[str, str]:
         name = f"project-{os.getpid()}-{next(_numbers)}"
-        return asyncio.run(create_key(database_url, name, "test", datetime.now(UTC)))[1]
+        return name, asyncio.run(create_key(database_url, name, "test", datetime.now(UTC)))[1]
 
     return make
+
+
+@pytest.fixture
+def new_project(new_named: Callable[[], tuple[str, str]]) -> Callable[[], str]:
+    """Make a project; returns a key of it."""
+    return lambda: new_named()[1]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -16,7 +17,7 @@ from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import draft
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.runs import RunBudget, check_parameters
-from memory_service.errors import InvalidInput
+from memory_service.errors import InvalidInput, NotFound
 from memory_service.services import runs
 from memory_service.services.run_spec import RunSpec
 from memory_service.services.runs import ShownRun
@@ -137,10 +138,11 @@ def _seq(last_event_id: str | None) -> int:
 
 def _stream(context: Context, shown: ShownRun, after: int) -> Response:
     async def written() -> AsyncIterator[bytes]:
-        async for event in events(context, shown, after):
-            if event is None:
-                yield _KEEP_ALIVE
-            else:
+        with suppress(NotFound):  # the thread was deleted meanwhile
+            async for event in events(context, shown, after):
+                if event is None:
+                    yield _KEEP_ALIVE
+                    continue
                 content = dumps(await _content(context, shown, event))
                 yield format_sse_event(data_str=content, event=event.type, id=str(event.seq) if event.seq else None)
 

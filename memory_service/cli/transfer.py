@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from memory_service.api.lines import lines_of
+from memory_service.api.openai.dump import Dump
 from memory_service.api.preparing import Preparers, collect_seldom
 from memory_service.cli.common import AsJson, DataDir, err, explained, opened, signals_as_exits
 from memory_service.errors import InvalidInput, MemoryServiceError
@@ -26,6 +27,7 @@ from memory_service.services import exports, imports, lifecycle
 from memory_service.services.imports import ImportReport
 
 _STANDARD = "-"
+_OPENAI = "openai"
 _WRITE_BYTES = 1_000_000
 Project = Annotated[str, typer.Option(help="The project.")]
 
@@ -92,24 +94,53 @@ def _target(out: str) -> Iterator[IO[bytes]]:
 
 
 def import_(
-    files: Annotated[list[str], typer.Argument(help="What `export` wrote; - is standard input.", metavar="FILE")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="What `export` wrote; - is standard input. With `openai` first: objects of OpenAI's Assistants API.",
+            metavar="[openai] FILE",
+        ),
+    ],
     project: Annotated[str, typer.Option(help="The project; made if need be.")] = lifecycle.DEFAULT_PROJECT,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take in what `export` wrote. It is written in steps: one that was cut goes on where it ended when run again."""
+    """Take in what `export` wrote, or what was fetched from OpenAI. It is written in steps: one that was cut goes on where
+    it ended when run again."""
     collect_seldom()
     with explained(), signals_as_exits():
-        summary = asyncio.run(_import(files, project, data_dir))
+        if files[0] == _OPENAI and len(files) == 1:
+            raise InvalidInput("Name the files: `memory-service import openai FILE…`.")
+        dump = _read_dump(files[1:]) if files[0] == _OPENAI else None
+        summary = asyncio.run(_import(files, project, data_dir, dump))
         text = f"{summary['messages']:,} messages of {summary['threads']:,} new threads imported"
         if summary["skipped"]:
             text += f", {summary['skipped']:,} were there already"
+        if dump:
+            summary |= {"runs": len(dump.runs), "left_out": dict(+dump.left_out)}
+            text += "".join(f"\n  {count:,} × {what}" for what, count in (+dump.left_out).items())
+            text += f"\n  {len(dump.runs):,} runs read: their tool calls are messages, their assistants the threads'\n "
         _say(summary, text, as_json)
 
 
-async def _import(files: list[str], project: str, data_dir: Path | None) -> dict[str, Any]:
+def _read_dump(files: list[str]) -> Dump:
+    dump = Dump()
+    for name in files:
+        try:
+            dump.read(sys.stdin.buffer.read() if name == _STANDARD else Path(name).read_bytes())
+        except OSError as error:
+            raise MemoryServiceError(f"Cannot read {name}: {error.strerror or error}.") from error
+        except InvalidInput as error:
+            raise MemoryServiceError(f"{name}: {error.message}", code=error.code) from error
+    return dump
+
+
+async def _import(files: list[str], project: str, data_dir: Path | None, dump: Dump | None) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
-        sources = [_Source.open(stack, name) for name in files]
+        if dump:
+            sources = [_Source("OpenAI's objects", dump, None)]
+        else:
+            sources = [_Source.open(stack, name) for name in files]
         runtime, _ = await stack.enter_async_context(opened(data_dir))
         project_id = await lifecycle.make_project(runtime, project)
         bar = stack.enter_context(_progress(shown=True))
@@ -132,8 +163,10 @@ async def _import(files: list[str], project: str, data_dir: Path | None) -> dict
 
 @dataclass
 class _Source:
+    """A file, or a dump whose lines are made as they are asked for."""
+
     name: str
-    file: IO[bytes]
+    file: IO[bytes] | Dump
     size: int | None
     bytes_read: int = 0
 
@@ -148,9 +181,16 @@ class _Source:
             raise MemoryServiceError(f"Cannot read {name}: {error.strerror or error}.") from error
 
     def lines(self, max_bytes: int) -> Iterator[bytes]:
-        for line in lines_of(self.file, max_bytes):
+        for line in self.file.lines() if isinstance(self.file, Dump) else lines_of(self.file, max_bytes):
             self.bytes_read += len(line)
             yield line
+
+    def told(self, error: MemoryServiceError) -> str:
+        """What is wrong, and where."""
+        line = error.details.get("line")
+        if isinstance(self.file, Dump) and isinstance(line, int):
+            return f"{self.file.names[line - 1]}: {error.message.removeprefix(f'Line {line}: ')}"
+        return f"{self.name}: {error.message}"
 
 
 async def _import_one(
@@ -170,7 +210,7 @@ async def _import_one(
             )
         except MemoryServiceError as error:
             raise MemoryServiceError(
-                f"{source.name}: {error.message} What stands before is imported; run it again to go on.",
+                f"{source.told(error)} What stands before is imported; run it again to go on.",
                 code=error.code,
             ) from error
 
