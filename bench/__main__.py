@@ -13,18 +13,8 @@ from rich.console import Console
 from bench.report import Report, progress
 
 NAMES = (
-    "append",
-    "prompt",
-    "storage",
-    "startup",
-    "transfer",
-    "cache",
-    "recall",
-    "engine",
-    "evidence",
-    "tools",
-    "ttft",
-    "runs",
+    *("append", "prompt", "runs", "edge", "storage", "startup", "transfer"),
+    *("cache", "recall", "engine", "evidence", "tools", "ttft"),
 )
 
 
