@@ -25,6 +25,8 @@ POLICY = {
     "trims",
     "share_of_1h",
 }
+#: Those that take ten seconds and more even so.
+LONG = {"append", "startup", "transfer", "cache", "ttft", "runs"}
 # The columns of each table, by benchmark.
 SHAPES = {
     "append": [
@@ -62,6 +64,11 @@ SHAPES = {
         {"run", "messages", "text_bytes", "stored_bytes", "ratio", "bytes_per_message"},
         {"table", "messages only", "messages, with Idempotency-Key", "messages, and a prompt for each turn"},
     ],
+    "runs": [
+        {"what", "p50_ms", "p95_ms"},
+        {"what", "completed", "first_text_p50_ms", "first_text_p95_ms"},
+    ],
+    "edge": [{"what", "native_p50_ms", "edge_p50_ms", "ratio"}],
     "startup": [{"what", "runs", "ready_s", "service_rss_mib", "postgres_mib", "postgres_processes"}],
     "transfer": [{"command", "messages", "seconds", "per_s"}],
     "cache": [
@@ -146,7 +153,7 @@ def run_quick(name: str) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in SHAPES])
 def test_benchmark_reports(name: str) -> None:
     if name in ("cache", "ttft") and not Engine.available():
         pytest.skip(f"NO ENGINE: pip install 'memory-service[engine]' to run the {name} benchmark")

@@ -29,6 +29,7 @@ class Replay:
     recalled: int = 0
 
 
+@pytest.mark.slow
 def test_locomo_conversation_stays_in_budget_with_a_warm_prefix(service: Service, api_key: str) -> None:
     if not Engine.available():
         pytest.skip("xllamacpp is not installed; `make engine` installs it where a wheel exists")

@@ -180,8 +180,10 @@ def test_servers_are_killed(
             _check(runs, told, f"round {number}")
     with psycopg.connect(database_url) as owner:
         (twice,) = owner.execute(
-            "SELECT count(*) FROM (SELECT FROM memory.messages WHERE role = 'assistant' AND run_id IS NOT NULL"
-            " GROUP BY run_id, content HAVING count(*) > 1 AND min(content) NOT LIKE '%%tool_use%%') AS repeated"
+            "SELECT count(*) FROM (SELECT FROM memory.messages m JOIN memory.threads t ON t.pk = m.thread_pk"
+            " WHERE t.id = ANY (%s) AND m.role = 'assistant' AND m.run_id IS NOT NULL AND content NOT LIKE '%%tool_use%%'"
+            " GROUP BY m.run_id HAVING count(*) > 1) AS repeated",
+            [[runs.path.rpartition("/")[2] for runs in threads]],
         ).fetchone() or (0,)
     assert twice == 0
     for runs in threads:
