@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import httpx2
+import openai
 import pytest
 
 from memory_service.demo.engine import Engine
@@ -93,6 +94,29 @@ def test_a_long_conversation(client: httpx2.Client, engine: Engine, form: str, t
     assert used["calls"] == turns
     share = used["cache_read_share"]
     assert share >= 0.85, f"only {share:.1%} read from the engine's prompt cache"
+
+
+@pytest.mark.parametrize("served", ["engine"], indirect=True)
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning", "ignore:The Assistants API:DeprecationWarning")
+def test_cached_tokens_through_openais_api(served: Service, api_key: str, engine: Engine) -> None:
+    """They are the engine's own count."""
+    with openai.OpenAI(base_url=f"{served.url}/openai/v1", api_key=api_key) as client:
+        assistant = client.beta.assistants.create(model=engine.model_name, instructions="Remember all. " * 20)
+        thread = client.beta.threads.create()
+        cached: list[float] = []
+        for turn in range(8):
+            asked = {"role": "user", "content": f"And what came after chapter {turn}? " * 5}
+            run = client.beta.threads.runs.create_and_poll(
+                thread_id=thread.id,
+                assistant_id=assistant.id,
+                additional_messages=[asked],  # type: ignore[list-item]
+                max_completion_tokens=256,
+            )
+            assert run.usage
+            details = (run.usage.model_extra or {})["prompt_token_details"]
+            cached.append(details["cached_tokens"] / run.usage.prompt_tokens)
+    assert cached[0] == 0
+    assert min(cached[2:]) > 0.5, cached
 
 
 @pytest.mark.parametrize("served", ["calling"], indirect=True)

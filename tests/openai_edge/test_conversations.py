@@ -8,7 +8,6 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from agents import OpenAIConversationsSession
 from openai import AsyncOpenAI, OpenAI
 
 from tests.conftest import Service
@@ -197,6 +196,8 @@ def test_nobody_else_sees_it(client: OpenAI, other_client: OpenAI) -> None:
 
 
 def test_sessions_of_the_agents_sdk(service: Service, api_key: str) -> None:
+    from agents import OpenAIConversationsSession  # which wants the newest SDK; the other tests do not
+
     async def play() -> None:
         async with AsyncOpenAI(base_url=f"{service.url}/openai/v1", api_key=api_key) as client:
             session = OpenAIConversationsSession(openai_client=client)
