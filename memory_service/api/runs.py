@@ -16,7 +16,7 @@ from memory_service.api.prompts import prompt_spec
 from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import draft
 from memory_service.core.canonical import dumps, loads
-from memory_service.core.runs import RunBudget, check_parameters
+from memory_service.core.runs import ENDED, RunBudget, check_parameters
 from memory_service.errors import InvalidInput, NotFound
 from memory_service.services import runs
 from memory_service.services.run_spec import RunSpec
@@ -137,13 +137,15 @@ def _seq(last_event_id: str | None) -> int:
 
 
 def _stream(context: Context, shown: ShownRun, after: int) -> Response:
+    telling = _Shown(context, shown)
+
     async def written() -> AsyncIterator[bytes]:
         with suppress(NotFound):  # the thread was deleted meanwhile
             async for event in events(context, shown, after):
                 if event is None:
                     yield _KEEP_ALIVE
                     continue
-                content = dumps(await _content(context, shown, event))
+                content = dumps(await telling.content(event))
                 yield format_sse_event(data_str=content, event=event.type, id=str(event.seq) if event.seq else None)
 
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -165,20 +167,42 @@ async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator
             return
         if not found:
             yield None
+        if found and found[-1].type.removeprefix("run.") in ENDED:
+            return
         if not found or found[-1].type.removeprefix("run.") in _STOPPED:
             run = (await runs.get(context.runtime, context.project_id, shown.thread_id, run.id)).record
             if found and found[-1].type == f"run.{run.status}":
                 return
 
 
-async def _content(context: Context, shown: ShownRun, event: RunEvent) -> Any:
-    """What an event tells. Runs and messages are shown as they are now: what was deleted does not come back."""
-    content = loads(event.content)
-    if event.type == "message.completed":
-        async with context.runtime.db.read_only(context.project_id) as session:
-            found = await message_store.find_message(session, shown.record.thread_pk, content["message_id"])
-        return {"message": found and render.message(found, shown.thread_id)}
-    if event.type.startswith("run."):
-        found_run = await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)
-        return {"run": render.run(found_run)}
-    return content
+class _Shown:
+    """What events tell. Runs and messages are shown as they are now: what was deleted does not come back."""
+
+    def __init__(self, context: Context, shown: ShownRun) -> None:
+        self._context = context
+        self._begun = shown
+        self._latest: ShownRun | None = None
+
+    async def content(self, event: RunEvent) -> Any:
+        content = loads(event.content)
+        if event.type == "run.created":
+            return {"run": render.run(self._begun)}
+        if event.type == "message.completed":
+            return {"message": await self._message(content["message_id"])}
+        if event.type.startswith("run."):
+            # What came just before it was read with the run.
+            found, self._latest = self._latest or await self._read(), None
+            return {"run": render.run(found)}
+        return content
+
+    async def _message(self, message_id: str) -> Any:
+        self._latest = await self._read()
+        reply = self._latest.reply
+        if reply is None or reply.id != message_id:
+            async with self._context.runtime.db.read_only(self._context.project_id) as session:
+                reply = await message_store.find_message(session, self._begun.record.thread_pk, message_id)
+        return reply and render.message(reply, self._begun.thread_id)
+
+    async def _read(self) -> ShownRun:
+        context, begun = self._context, self._begun
+        return await runs.get(context.runtime, context.project_id, begun.thread_id, begun.record.id)
