@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +24,7 @@ from memory_service.services.ending import DEAD_AFTER_SECONDS, end, end_idle, en
 from memory_service.services.journal import Journal
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import runs as store
+from memory_service.store.messages import NewMessage
 from memory_service.store.runs import RunEvent, RunRecord, Stray
 from memory_service.store.threads import get_thread
 from memory_service.telemetry import logger
@@ -172,14 +173,15 @@ class Runner:
         now = now_utc()
         message = loads(waiting.waiting_message) if waiting.waiting_message else None
         drafts = [ingest.Draft("user", message["content"], "message.", message["metadata"])] if message else []
-        prepared = await ingest.prepare(self._runtime, drafts, now)
-        refused: InvalidInput | None = None
+        prepared, refused = await self._prepared(drafts, now)
         async with self._runtime.db.transaction(project_id) as session:
             thread = await get_thread(session, thread_id, lock=True)
             run = await store.next_queued(session, thread.pk)
             if thread.active_run_id or run is None or run.id != waiting.id:
                 return
             try:
+                if refused:
+                    raise refused
                 if prepared:
                     await ingest.append(session, thread, prepared, ["message."])
                 elif thread.last_role != "user":
@@ -195,6 +197,15 @@ class Runner:
             self.start(project_id, thread_id, run, now)
         else:
             self.journal.wake()
+
+    async def _prepared(
+        self, drafts: Sequence[ingest.Draft], now: datetime
+    ) -> tuple[list[NewMessage], InvalidInput | None]:
+        """Or why not: what was accepted when it was queued may not be by the version that starts it."""
+        try:
+            return await ingest.prepare(self._runtime, drafts, now), None
+        except InvalidInput as error:
+            return [], error
 
     async def _beat(self) -> None:
         async with self._runtime.worker_db.transaction(None) as session:

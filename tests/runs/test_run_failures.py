@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.providers.scripted import ScriptedProvider, cut, early, malformed, ok, stall, status, stream_error
@@ -118,6 +119,21 @@ def test_queued_in_order(thread: Runs, provider: ScriptedProvider) -> None:
     asked = [text for role, text, _ in thread.texts() if role == "user"]
     assert asked == [f"Question {n}?" for n in (0, 1, 3, 4)]
     assert [role for role, _, _ in thread.texts()] == ["user", "assistant"] * 4
+
+
+def test_a_queued_message_that_is_not_valid_any_more(
+    thread: Runs, provider: ScriptedProvider, database_url: str
+) -> None:
+    """As after an upgrade that refuses what was accepted: it fails alone, and those behind it are not held up."""
+    provider.script(stall(after=1))
+    active = thread.run()
+    bad, good = (thread.run(text, on_busy="queue") for text in ("Bad?", "Good?"))
+    with psycopg.connect(database_url) as owner:
+        message = '{"content":[{"type":"text"}],"metadata":{}}'
+        owner.execute("UPDATE memory.runs SET waiting_message = %s WHERE id = %s", [message, bad["id"]])
+    thread.cancel(active)
+    assert thread.until(bad, "failed")["last_error"]["code"] == "invalid_message"
+    thread.until(good, "completed")
 
 
 def test_many_at_once_leave_one(thread: Runs, provider: ScriptedProvider) -> None:
