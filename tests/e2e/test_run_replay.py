@@ -115,7 +115,8 @@ def test_cached_tokens_through_openais_api(served: Service, api_key: str, engine
             assert run.usage
             details = (run.usage.model_extra or {})["prompt_token_details"]
             cached.append(details["cached_tokens"] / run.usage.prompt_tokens)
-    assert cached[0] == 0
+    # A first token that opens every prompt may be left in the engine's slot by a conversation before this one.
+    assert cached[0] < 0.01, cached
     assert min(cached[2:]) > 0.5, cached
 
 
