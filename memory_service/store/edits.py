@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from memory_service.core.canonical import dumps
@@ -15,6 +14,7 @@ from memory_service.store.db import Session
 from memory_service.store.idempotency import erase_message
 from memory_service.store.messages import MESSAGE_COLUMNS, MessageRecord, NewMessage, add_tool_uses, explain_conflict
 from memory_service.store.runs import erase_events
+from memory_service.store.session import text
 from memory_service.store.threads import ThreadRecord
 
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import text
-
 from memory_service.store import vectors as vector_store
 from memory_service.store.db import Session
 from memory_service.store.embedders import EmbedderRecord
+from memory_service.store.session import text
 from memory_service.store.vectors import PlacedVectors, Vectors
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from sqlalchemy import text
-
 from memory_service.core.canonical import dumps
 from memory_service.errors import Conflict, IdempotencyConflict, IdempotencyInProgress
 from memory_service.store.db import Session
+from memory_service.store.session import text
 
 KEPT = timedelta(hours=24)
 

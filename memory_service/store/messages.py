@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import TextClause
 
@@ -18,6 +17,7 @@ from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage, NotFound
 from memory_service.store.db import InBinary, Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
+from memory_service.store.session import text
 from memory_service.store.vectors import ENQUEUE, INSERT_ROWS, MessageVectors, table_of, vector_rows
 
 MESSAGE_COLUMNS = (

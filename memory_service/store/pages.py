@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from sqlalchemy import text
-
 from memory_service.errors import InvalidInput
 from memory_service.store.db import Session
+from memory_service.store.session import text
 
 T = TypeVar("T")
 Order = Literal["asc", "desc"]

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
-from sqlalchemy import text
-
 from memory_service.errors import NotFound
 from memory_service.store.db import Database, Session
+from memory_service.store.session import text
 
 
 @dataclass(frozen=True, slots=True)

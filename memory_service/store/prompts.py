@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
-
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.tokens import TokenEstimate
 from memory_service.errors import NotFound
 from memory_service.store.db import Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
+from memory_service.store.session import text
 
 _PROMPT = (
     "pk, id, thread_pk, status, lane_key, thread_version, stable_digest, plan, volatile, recalled_seqs, usage,"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import text
-
 from memory_service.store.db import IN_BINARY, Session
+from memory_service.store.session import text
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
-
 from memory_service.store.db import Session
+from memory_service.store.session import text
 
 
 @dataclass(frozen=True, slots=True)

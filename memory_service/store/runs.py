@@ -9,14 +9,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-
 from memory_service.core.canonical import dumps
 from memory_service.core.runs import ACTIVE, ENDED
 from memory_service.errors import NotFound
 from memory_service.store.db import Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
-from memory_service.store.session import InBinary
+from memory_service.store.session import InBinary, text
 
 _RUN = (
     "pk, thread_pk, id, status, provider, model, spec, waiting_message, owner, spent, prompt_ids, message_ids,"

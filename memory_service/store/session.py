@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg
+import sqlalchemy
 from psycopg import AsyncConnection, AsyncCursor, adapters
 from psycopg.types.array import ListBinaryDumper
 from sqlalchemy.engine import IteratorResult, Result
@@ -31,6 +32,9 @@ class InBinary(list[Any]):
 
 
 adapters.register_dumper(InBinary, ListBinaryDumper)
+
+#: A statement; to make one takes as long as to send it, and there are not many.
+text = lru_cache(maxsize=1_000)(sqlalchemy.text)
 
 
 class Session:

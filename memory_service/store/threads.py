@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import text
-
 from memory_service.core.canonical import dumps
 from memory_service.core.messages import Tail
 from memory_service.errors import Conflict, NotFound
@@ -16,6 +14,7 @@ from memory_service.store import usage
 from memory_service.store.db import Session
 from memory_service.store.idempotency import erase_answers, forget_threads
 from memory_service.store.pages import Page, PageQuery, fetch_page
+from memory_service.store.session import text
 
 _THREAD = (
     "pk, id, user_id, assistant_id, instructions, tools, documents, truncation_strategy, metadata, version,"

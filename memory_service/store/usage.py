@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from sqlalchemy import text
-
 from memory_service.store.db import Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
+from memory_service.store.session import text
 
 Kind = Literal["report", "run", "prewarm"]
 Usd = float | Decimal | None

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
-
 from memory_service.core.canonical import dumps
 from memory_service.store import idempotency, usage
 from memory_service.store.db import Session
+from memory_service.store.session import text
 
 # Threads that one transaction of an erasure locks.
 _THREADS_AT_ONCE = 100

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import text
 
 from memory_service.store.db import IN_BINARY, Session
 from memory_service.store.embedders import EmbedderRecord
+from memory_service.store.session import text
 
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
