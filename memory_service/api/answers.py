@@ -328,6 +328,7 @@ class ImportReport(BaseModel):
     object: Literal["import"]
     assistants: int = Field(description="Written.")
     threads: int = Field(description="Written.")
+    runs: int = Field(description="Written.")
     messages: int = Field(description="Written.")
     skipped: int = Field(description="Messages that were there already.")
     renamed: dict[str, str] = Field(description="Ids that were taken, with the new ones.")

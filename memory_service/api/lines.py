@@ -12,12 +12,16 @@ from memory_service.api import schemas
 from memory_service.api.assistants import assistant_fields
 from memory_service.api.deps import FIRST_MOMENT, LAST_MOMENT
 from memory_service.api.errors import invalid_input
-from memory_service.api.openai.translate import check_kept
+from memory_service.api.openai.kept import check_kept, check_kept_of_assistant
 from memory_service.api.threads import thread_fields
 from memory_service.core.canonical import check_text, dumps, loads
+from memory_service.core.runs import Spent
 from memory_service.errors import InvalidInput, PayloadTooLarge
 from memory_service.services.ingest import Draft
-from memory_service.services.lines import AssistantLine, Line, MessageLine, ThreadLine
+from memory_service.services.lines import AssistantLine, Line, MessageLine, RunLine, ThreadLine
+from memory_service.services.planning import PromptSpec
+from memory_service.services.run_spec import RunSpec
+from memory_service.store.ended_runs import EndedRun
 
 
 def _moment(value: Any) -> datetime | None:
@@ -42,6 +46,7 @@ def _fit_for_paths(id: str) -> str:
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_fit_for_paths)]
 Moment = Annotated[datetime | None, BeforeValidator(_moment)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
 Metadata = Annotated[schemas.Metadata, BeforeValidator(lambda value: {} if value is None else value)]
 
 
@@ -65,6 +70,45 @@ class _ThreadLine(schemas.ThreadFields):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class _Usage(schemas.Input):
+    """As `core.runs.Spent`."""
+
+    calls: Count = 0
+    cache_read_tokens: Count = 0
+    cache_write_tokens: Count = 0
+    uncached_tokens: Count = 0
+    output_tokens: Count = 0
+    cost_usd: float | None = None
+    saved_usd: float | None = None
+    seconds: float = 0.0
+
+
+class _Error(schemas.Input):
+    code: Annotated[str, StringConstraints(max_length=256)]
+    message: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class _RunLine(schemas.Input):
+    """Of a run that has ended."""
+
+    type: Literal["run"]
+    id: Id
+    thread_id: Id | None = None
+    status: Literal["cancelled", "completed", "incomplete", "failed", "expired"]
+    provider: schemas.Provider
+    model: schemas.ModelName
+    assistant_id: schemas.Id | None = None
+    usage: _Usage = _Usage()
+    last_error: _Error | None = None
+    incomplete_reason: Annotated[str, StringConstraints(max_length=256)] | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    created_at: Moment = None
+    started_at: Moment = None
+    ended_at: Moment = None
+    openai: OpenAI = None
+
+
 class _MessageLine(schemas.MessageInput):
     type: Literal["message"]
     id: Id | None = None
@@ -77,9 +121,10 @@ class _MessageLine(schemas.MessageInput):
     openai: OpenAI = None
 
 
-_MODELS: dict[object, type[_AssistantLine | _ThreadLine | _MessageLine]] = {
+_MODELS: dict[object, type[_AssistantLine | _ThreadLine | _RunLine | _MessageLine]] = {
     "assistant": _AssistantLine,
     "thread": _ThreadLine,
+    "run": _RunLine,
     "message": _MessageLine,
 }
 
@@ -89,7 +134,8 @@ _PASSED_OVER = ("prompt", "message_revision", "usage_entry")
 
 def _openai(line: _AssistantLine | _ThreadLine | _MessageLine) -> dict[str, str | None]:
     if line.openai:
-        check_kept(line.openai)
+        check = check_kept_of_assistant if isinstance(line, _AssistantLine) else check_kept
+        check(line.openai)
     return {"openai": dumps(line.openai) if line.openai else None}
 
 
@@ -110,7 +156,7 @@ def read_line(text: bytes) -> Line | None:
         return None
     model = _MODELS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        raise InvalidInput("A line must be an object whose `type` is assistant, thread or message.", field="type")
+        raise InvalidInput("A line must be an object whose `type` is assistant, thread, run or message.", field="type")
     try:
         line = model.model_validate(value)
     except ValidationError as error:
@@ -120,6 +166,8 @@ def read_line(text: bytes) -> Line | None:
             return AssistantLine(line.id, assistant_fields(line) | _openai(line), line.metadata, line.created_at)
         case _ThreadLine():
             return ThreadLine(line.id, thread_fields(line) | _openai(line), line.metadata, line.created_at)
+        case _RunLine():
+            return RunLine(_run(line), line.thread_id)
     draft = Draft(
         role=line.role,
         content=line.content,
@@ -132,3 +180,23 @@ def read_line(text: bytes) -> Line | None:
         **_openai(line),
     )
     return MessageLine(draft, line.thread_id, line.seq)
+
+
+def _run(line: _RunLine) -> EndedRun:
+    if line.openai:
+        check_kept(line.openai)
+    asked = RunSpec(PromptSpec(line.provider, line.model, assistant_id=line.assistant_id), openai=line.openai or None)
+    return EndedRun(
+        id=line.id,
+        status=line.status,
+        provider=line.provider,
+        model=line.model,
+        spec=asked.to_json(),
+        spent=dumps(Spent(**line.usage.model_dump())),
+        last_error=dumps(line.last_error.model_dump()) if line.last_error else None,
+        incomplete_reason=line.incomplete_reason,
+        metadata=line.metadata,
+        created_at=line.created_at,
+        started_at=line.started_at,
+        ended_at=line.ended_at,
+    )

@@ -40,12 +40,15 @@ def export(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a project's assistants, threads and messages as NDJSON, byte for byte. `import` takes them in again."""
+    """Write a project's assistants, threads, runs and messages as NDJSON, byte for byte. `import` takes them in again."""
     with explained(), signals_as_exits():
         if thread and user:
             raise InvalidInput("Give --thread or --user, not both.")
         summary = asyncio.run(_export(project, thread or [], user, out, data_dir))
-        _say(summary, f"{summary['messages']:,} messages of {summary['threads']:,} threads written", as_json, out)
+        told = (
+            f"{summary['messages']:,} messages and {summary['runs']:,} runs of {summary['threads']:,} threads written"
+        )
+        _say(summary, told, as_json, out)
 
 
 async def _export(
@@ -54,14 +57,14 @@ async def _export(
     async with opened(data_dir) as (runtime, _):
         project_id = await lifecycle.find_project(runtime, project)
         total = await exports.count_messages(runtime, project_id, thread_ids, user_id)
-        counts = {"assistants": 0, "threads": 0, "messages": 0, "bytes": 0}
+        counts = {"assistants": 0, "threads": 0, "runs": 0, "messages": 0, "bytes": 0}
         started = time.monotonic()
         with _target(out) as file, _progress(shown=out != _STANDARD) as bar:
             task = bar.add_task("export", total=total, rate="")
             async for line in exports.export(runtime, project_id, thread_ids, user_id):
                 file.write(line)
                 kind = line[9:10]  # {"type":"…
-                counts[{b"a": "assistants", b"t": "threads"}.get(kind, "messages")] += 1
+                counts[{b"a": "assistants", b"t": "threads", b"r": "runs"}.get(kind, "messages")] += 1
                 counts["bytes"] += len(line)
                 if counts["messages"] % 1_000 == 0:
                     _advance(bar, task, counts["messages"], counts["messages"], started)
@@ -114,12 +117,14 @@ def import_(
         dump = _read_dump(files[1:]) if files[0] == _OPENAI else None
         summary = asyncio.run(_import(files, project, data_dir, dump))
         text = f"{summary['messages']:,} messages of {summary['threads']:,} new threads imported"
+        if summary["runs"]:
+            text += f", {summary['runs']:,} runs"
         if summary["skipped"]:
             text += f", {summary['skipped']:,} were there already"
         if dump:
-            summary |= {"runs": len(dump.runs), "left_out": dict(+dump.left_out)}
+            summary |= {"left_out": dict(+dump.left_out)}
             text += "".join(f"\n  {count:,} × {what}" for what, count in (+dump.left_out).items())
-            text += f"\n  {len(dump.runs):,} runs read: their tool calls are messages, their assistants the threads'\n "
+            text += "\n " if +dump.left_out else ""
         _say(summary, text, as_json)
 
 
@@ -147,7 +152,7 @@ async def _import(files: list[str], project: str, data_dir: Path | None, dump: D
         total = None if any(source.size is None for source in sources) else sum(source.size or 0 for source in sources)
         task = bar.add_task("import", total=total, rate="")
         started = time.monotonic()
-        totals = {"assistants": 0, "threads": 0, "messages": 0, "skipped": 0}
+        totals = {"assistants": 0, "threads": 0, "runs": 0, "messages": 0, "skipped": 0}
         for source in sources:
             before = dict(totals)
 

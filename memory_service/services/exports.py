@@ -1,6 +1,7 @@
 """Threads as NDJSON, byte for byte; `imports` takes it in again.
 
-One JSON object a line, with a `type`: `assistant`, `thread`, then the thread's `message` lines in the order of `seq`.
+One JSON object a line, with a `type`: `assistant`, `thread`, then a `run` line for each of the thread's runs that has
+ended, and its `message` lines in the order of `seq`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import Any
 
 from memory_service.core.canonical import Raw, dumps
 from memory_service.runtime import Runtime
+from memory_service.services.run_spec import RunSpec
+from memory_service.store import ended_runs
 from memory_service.store import messages as message_store
 from memory_service.store import threads as thread_store
 from memory_service.store.messages import MessageRecord
+from memory_service.store.runs import RunRecord
 from memory_service.store.threads import AssistantRecord, ThreadRecord
 
 _BATCH = 500
@@ -89,6 +93,8 @@ async def lines_of(runtime: Runtime, project_id: int, thread: ThreadRecord, know
         known.add(assistant.id)
         yield _line("assistant", assistant, _ASSISTANT_KEYS)
     yield _line("thread", thread, _THREAD_KEYS)
+    async for run in _ended_runs(runtime, project_id, thread):
+        yield run_line(thread.id, run)
     first_seq = 1
     # A page a transaction: a slow reader holds no connection, and what came after the export began is left out.
     while first_seq <= thread.last_seq:
@@ -111,6 +117,41 @@ async def lines_of(runtime: Runtime, project_id: int, thread: ThreadRecord, know
             }
             yield (dumps(message) + "\n").encode()
         first_seq = last_seq + 1
+
+
+async def _ended_runs(runtime: Runtime, project_id: int, thread: ThreadRecord) -> AsyncIterator[RunRecord]:
+    last_pk = 0
+    while True:
+        async with runtime.db.read_only(project_id) as session:
+            page = await ended_runs.ended_after(session, thread.pk, last_pk, _BATCH)
+        for run in page:
+            yield run
+        if len(page) < _BATCH:
+            return
+        last_pk = page[-1].pk
+
+
+def run_line(thread_id: str, run: RunRecord) -> bytes:
+    """What can be seen of a run that has ended; its prompts stay where they were built."""
+    asked = RunSpec.from_json(run.spec)
+    line = {
+        "type": "run",
+        "id": run.id,
+        "thread_id": thread_id,
+        "status": run.status,
+        "provider": run.provider,
+        "model": run.model,
+        "assistant_id": asked.prompt.assistant_id,
+        "usage": Raw(run.spent),
+        "last_error": Raw(run.last_error) if run.last_error else None,
+        "incomplete_reason": run.incomplete_reason,
+        "metadata": dict(run.metadata),
+        "created_at": time_of(run.created_at),
+        "started_at": run.started_at and time_of(run.started_at),
+        "ended_at": run.ended_at and time_of(run.ended_at),
+        **({"openai": asked.openai} if asked.openai else {}),
+    }
+    return (dumps(line) + "\n").encode()
 
 
 def _line(kind: str, record: ThreadRecord | AssistantRecord, keys: Iterable[str]) -> bytes:

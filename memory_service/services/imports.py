@@ -1,24 +1,34 @@
 """Importing what was exported, byte for byte.
 
-One JSON object a line, with a `type`: `assistant`, `thread`, then the thread's `message` lines in the order of `seq`. Lines
-are taken in parts. While one is written, in a handful of statements however many threads it is of, the next is prepared
-beside the event loop.
+One JSON object a line, with a `type`: `assistant`, `thread`, then the thread's `run` lines, and its `message` lines in
+the order of `seq`. Lines are taken in parts. While one is written, in a handful of statements however many threads it is
+of, the next is prepared beside the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from memory_service.core.messages import Tail, extend_tail
-from memory_service.core.recall import moved_entry
-from memory_service.errors import Conflict, InvalidInput, InvalidMessage, MemoryServiceError, NotFound
+from memory_service.errors import Conflict, InvalidInput, MemoryServiceError, NotFound
 from memory_service.runtime import Runtime, new_id
+from memory_service.services.import_places import (
+    MessageAt,
+    OpenThread,
+    RunAt,
+    by_thread,
+    check_same,
+    held_threads,
+    id_taken,
+    place,
+    with_id,
+    without_repeats,
+)
 from memory_service.services.ingest import note_appended, with_vectors
 from memory_service.services.lines import (
     AssistantLine,
@@ -26,15 +36,19 @@ from memory_service.services.lines import (
     PreparedMessage,
     PreparedPart,
     ReadLine,
+    RunLine,
     ThreadLine,
     at_line,
     parts_of,
     prepare_part,
 )
+from memory_service.services.run_spec import RunSpec
+from memory_service.store import ended_runs
 from memory_service.store import messages as message_store
 from memory_service.store import threads as thread_store
 from memory_service.store.db import Session
-from memory_service.store.messages import Addition, Placed
+from memory_service.store.ended_runs import EndedRun
+from memory_service.store.messages import Addition
 from memory_service.store.threads import AssistantRecord, NewThread, ThreadRecord
 
 Ids = Literal["keep", "fresh", "continue"]
@@ -51,6 +65,7 @@ class ImportReport:
 
     assistants: int = 0
     threads: int = 0
+    runs: int = 0
     messages: int = 0
     skipped: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
@@ -124,46 +139,6 @@ async def _prepared(lines: Iterable[bytes], prepare: Prepare, ahead: int) -> Asy
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-@dataclass(slots=True)
-class _Thread:
-    """A thread whose messages are being read: its id in the file and here, and what the file said of it so far."""
-
-    source_id: str
-    id: str
-    last_seq: int = 0
-    tool_use_ids: set[str] = field(default_factory=set)
-
-    def check(self, line: PreparedMessage) -> int:
-        """The line's seq. Raises InvalidInput unless the line may follow those before."""
-        if line.thread_id not in (None, self.source_id):
-            raise InvalidInput(
-                f"`thread_id` {line.thread_id!r} is not the thread of the lines before, {self.source_id!r}.",
-                field="thread_id",
-            )
-        seq = line.seq if line.seq is not None else self.last_seq + 1
-        if seq <= self.last_seq:
-            raise InvalidInput(f"`seq` is {seq}, but the message before has {self.last_seq}.", field="seq")
-        for id_ in line.message.tool_use_ids:
-            if id_ in self.tool_use_ids:
-                raise InvalidMessage(
-                    f"`content` has a tool_use block with id {id_!r}, as an earlier message has; give each call an id "
-                    "of its own.",
-                    code="duplicate_tool_use",
-                    field="content",
-                )
-            self.tool_use_ids.add(id_)
-        self.last_seq = seq
-        return seq
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    number: int
-    thread: _Thread
-    seq: int
-    line: PreparedMessage
-
-
 class Import:
     """What is known between the parts of an import. It ends with the first error."""
 
@@ -171,17 +146,18 @@ class Import:
         self._now = now
         self._ids = ids
         self._assistants: dict[str, str] = {}
-        self._thread: _Thread | None = None
+        self._thread: OpenThread | None = None
         self.report = ImportReport()
 
     async def write(self, session: Session, part: PreparedPart) -> None:
         """Raises InvalidInput naming the line."""
-        for piece in _without_repeats(part):
+        for piece in without_repeats(part):
             await self._write(session, piece)
 
     async def _write(self, session: Session, part: PreparedPart) -> None:
-        opened: list[tuple[int, ThreadLine, _Thread]] = []
-        messages: list[_Message] = []
+        opened: list[tuple[int, ThreadLine, OpenThread]] = []
+        runs: list[RunAt] = []
+        messages: list[MessageAt] = []
         number = 0
         try:
             for number, line in part:
@@ -189,14 +165,23 @@ class Import:
                     case AssistantLine():
                         await self._take_assistant(session, line)
                     case ThreadLine():
-                        self._thread = _Thread(line.id, line.id)
+                        self._thread = OpenThread(line.id, line.id)
                         opened.append((number, line, self._thread))
+                    case RunLine():
+                        thread = self._thread_before("run")
+                        thread.check_named(line.thread_id)
+                        runs.append(RunAt(number, thread, line.run))
                     case PreparedMessage():
-                        messages.append(self._take_message(number, line))
+                        thread = self._thread_before("message")
+                        messages.append(MessageAt(number, thread, thread.check(line), line))
         except MemoryServiceError as error:
             raise at_line(number, error) from error
         records = await self._open_threads(session, opened)
-        await self._write_messages(session, messages, records)
+        records |= await held_threads(session, [*runs, *messages], records)
+        touched = await self._write_runs(session, runs, records)
+        touched |= await self._write_messages(session, messages, records)
+        if touched:
+            await ended_runs.note_messages(session, [record.pk for record in records.values()], touched)
 
     async def _take_assistant(self, session: Session, line: AssistantLine) -> None:
         held = await _held_assistant(session, line.id)
@@ -210,13 +195,13 @@ class Import:
         self._assistants[line.id] = id_
         self.report.assistants += 1
 
-    def _take_message(self, number: int, line: PreparedMessage) -> _Message:
+    def _thread_before(self, kind: str) -> OpenThread:
         if self._thread is None:
-            raise InvalidInput("A message line must come after the line of its thread.", field="type")
-        return _Message(number, self._thread, self._thread.check(line), line)
+            raise InvalidInput(f"A {kind} line must come after the line of its thread.", field="type")
+        return self._thread
 
     async def _open_threads(
-        self, session: Session, opened: Sequence[tuple[int, ThreadLine, _Thread]]
+        self, session: Session, opened: Sequence[tuple[int, ThreadLine, OpenThread]]
     ) -> dict[str, ThreadRecord]:
         """By their ids here, the threads of these lines that are new."""
         taken = set(await thread_store.lock_threads(session, [line.id for _, line, _ in opened])) if opened else set()
@@ -248,51 +233,75 @@ class Import:
                 known.add(id_)
         return fields
 
+    async def _write_runs(self, session: Session, runs: Sequence[RunAt], records: dict[str, ThreadRecord]) -> set[str]:
+        """The ids of those that are new."""
+        taken = await ended_runs.threads_of(session, [one.run.id for one in runs]) if runs else {}
+        added: list[tuple[int, EndedRun]] = []
+        for one in runs:
+            thread_pk, source_id = records[one.thread.id].pk, one.run.id
+            is_here = self._ids == "continue" and source_id in taken
+            if is_here and taken[source_id] != thread_pk:
+                raise at_line(one.number, id_taken("run", source_id))
+            prefix = "resp" if source_id.startswith("resp_") else "run"
+            id_ = source_id if is_here else self._id(prefix, source_id, taken=source_id in taken)
+            one.thread.runs[source_id] = id_
+            taken[id_] = thread_pk
+            if not is_here:
+                added.append((thread_pk, replace(one.run, id=id_, spec=self._spec(one.run.spec))))
+        if added:
+            await ended_runs.add(session, added, self._now)
+            self.report.runs += len(added)
+        return {run.id for _, run in added}
+
+    def _spec(self, spec: str) -> str:
+        """With the assistant as it is called here."""
+        asked = RunSpec.from_json(spec)
+        assistant_id = asked.prompt.assistant_id or ""
+        if (id_ := self._assistants.get(assistant_id, assistant_id)) == assistant_id:
+            return spec
+        return replace(asked, prompt=replace(asked.prompt, assistant_id=id_)).to_json()
+
     async def _write_messages(
-        self, session: Session, messages: Sequence[_Message], records: dict[str, ThreadRecord]
-    ) -> None:
-        if held := {message.thread.id for message in messages} - records.keys():
-            records = records | await thread_store.lock_threads(session, list(held))
+        self, session: Session, messages: Sequence[MessageAt], records: dict[str, ThreadRecord]
+    ) -> set[str]:
+        """The ids of the imported runs that some were written by."""
         additions: list[Addition] = []
-        for thread_id, group in _by_thread(await self._missing(session, messages, records)).items():
+        for thread_id, group in by_thread(await self._missing(session, messages, records)).items():
             record = records[thread_id]
-            placed, tail = _place(group, record.tail)
+            placed, tail = place(group, record.tail)
             additions.append(Addition(record.pk, placed, tail))
         if additions:
             written = await message_store.append(session, additions)
             note_appended(session, written)
             self.report.messages += len(written)
+        known = {id_ for message in messages for id_ in message.thread.runs.values()}
+        return {new.run_id for addition in additions for _, new, _ in addition.placed if new.run_id} & known
 
     async def _missing(
-        self, session: Session, messages: Sequence[_Message], records: dict[str, ThreadRecord]
-    ) -> list[_Message]:
+        self, session: Session, messages: Sequence[MessageAt], records: dict[str, ThreadRecord]
+    ) -> list[MessageAt]:
         """The messages that are not there yet, under the ids they get here."""
-        for message in messages:
-            if message.thread.id not in records:
-                raise at_line(message.number, Conflict("The thread was deleted while it was imported; import again."))
         here = [message for message in messages if message.seq <= records[message.thread.id].last_seq]
         if here:
-            await _check_same(session, here, records)
+            await check_same(session, here, records)
             self.report.skipped += len(here)
         missing = [message for message in messages if message.seq > records[message.thread.id].last_seq]
         given = [message.line.message.id for message in missing if message.line.has_id]
         taken = await message_store.taken_ids(session, given) if given and self._ids != "fresh" else set()
         return [self._named(message, taken) for message in missing]
 
-    def _named(self, message: _Message, taken: set[str]) -> _Message:
+    def _named(self, message: MessageAt, taken: set[str]) -> MessageAt:
         line = message.line
+        if (run_id := message.thread.runs.get(line.message.run_id or "")) not in (None, line.message.run_id):
+            line = replace(line, message=replace(line.message, run_id=run_id))
+            message = replace(message, line=line)
         if not line.has_id:
             return message
         if self._ids == "continue" and line.message.id in taken:
-            error = Conflict(
-                f"There is another message with `id` {line.message.id!r} in this project; import into another project.",
-                code="id_taken",
-                field="id",
-            )
-            raise at_line(message.number, error)
+            raise at_line(message.number, id_taken("message", line.message.id))
         id_ = self._id("msg", line.message.id, taken=line.message.id in taken)
         taken.add(id_)
-        return message if id_ == line.message.id else replace(message, line=_with_id(line, id_))
+        return message if id_ == line.message.id else replace(message, line=with_id(line, id_))
 
     def _id(self, prefix: str, source: str, *, taken: bool) -> str:
         if self._ids != "fresh" and not taken:
@@ -300,20 +309,6 @@ class Import:
         id_ = new_id(prefix, self._now)
         self.report.renamed[source] = id_
         return id_
-
-
-def _without_repeats(part: PreparedPart) -> Iterator[PreparedPart]:
-    """The part, cut where a thread comes again: what it got before must be written by then."""
-    seen: set[str] = set()
-    start = 0
-    for at, (_, line) in enumerate(part):
-        if isinstance(line, ThreadLine):
-            if line.id in seen:
-                yield part[start:at]
-                seen.clear()
-                start = at
-            seen.add(line.id)
-    yield part[start:]
 
 
 async def _held_assistant(session: Session, id_: str) -> AssistantRecord | None:
@@ -326,45 +321,3 @@ async def _held_assistant(session: Session, id_: str) -> AssistantRecord | None:
 def _same_assistant(held: AssistantRecord, line: AssistantLine) -> bool:
     same_fields = all(getattr(held, key) == line.fields.get(key) for key in _ASSISTANT_KEYS)
     return same_fields and held.metadata == line.metadata
-
-
-async def _check_same(session: Session, messages: Sequence[_Message], records: dict[str, ThreadRecord]) -> None:
-    """Raise InvalidInput unless the messages are those that are at their places here."""
-    pks = [records[message.thread.id].pk for message in messages]
-    held = await message_store.held_at(session, pks, [message.seq for message in messages])
-    for pk, message in zip(pks, messages, strict=True):
-        id_, content = held.get((pk, message.seq), ("", ""))
-        new = message.line.message
-        # One that was edited or deleted here since stays as it is.
-        if not (id_ == new.id if message.line.has_id else content in (None, new.content)):
-            error = Conflict(
-                f"Thread {message.thread.id!r} has another message at `seq` {message.seq} here: it went on in two ways. "
-                "Import into another project.",
-                code="thread_diverged",
-                field="seq",
-            )
-            raise at_line(message.number, error)
-
-
-def _by_thread(messages: Sequence[_Message]) -> dict[str, list[_Message]]:
-    groups: dict[str, list[_Message]] = {}
-    for message in messages:
-        groups.setdefault(message.thread.id, []).append(message)
-    return groups
-
-
-def _place(messages: Sequence[_Message], tail: Tail) -> tuple[list[Placed], Tail]:
-    """What is to be written, and how the thread then ends."""
-    placed: list[Placed] = []
-    for message in messages:
-        new = message.line.message
-        try:
-            tail = extend_tail(tail, new.role, new.outline, "content")
-        except MemoryServiceError as error:
-            raise at_line(message.number, error) from error
-        placed.append((message.seq, new, moved_entry(new.entry, message.seq)))
-    return placed, tail
-
-
-def _with_id(line: PreparedMessage, id_: str) -> PreparedMessage:
-    return replace(line, message=replace(line.message, id=id_))

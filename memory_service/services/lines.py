@@ -11,6 +11,7 @@ from memory_service.errors import InvalidInput, MemoryServiceError
 from memory_service.providers.base import TextCounter
 from memory_service.services import ingest
 from memory_service.services.ingest import Draft
+from memory_service.store.ended_runs import EndedRun
 from memory_service.store.messages import NewMessage
 
 _PART_LINES = 1_000
@@ -46,7 +47,15 @@ class MessageLine:
     seq: int | None
 
 
-Line = AssistantLine | ThreadLine | MessageLine
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """A run of the thread whose line came last; `thread_id` as in MessageLine."""
+
+    run: EndedRun
+    thread_id: str | None
+
+
+Line = AssistantLine | ThreadLine | RunLine | MessageLine
 
 ReadLine = Callable[[bytes], Line | None]
 Part = Sequence[tuple[int, bytes]]
@@ -63,7 +72,7 @@ class PreparedMessage:
     seq: int | None
 
 
-PreparedPart = list[tuple[int, AssistantLine | ThreadLine | PreparedMessage]]
+PreparedPart = list[tuple[int, AssistantLine | ThreadLine | RunLine | PreparedMessage]]
 
 
 def parts_of(lines: Iterable[bytes]) -> Iterator[Part]:

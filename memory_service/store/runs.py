@@ -16,7 +16,7 @@ from memory_service.store.db import Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
 from memory_service.store.session import InBinary, text
 
-_RUN = (
+RUN_COLUMNS = (
     "pk, thread_pk, id, status, provider, model, spec, waiting_message, owner, spent, prompt_ids, message_ids,"
     " required_action, last_error, incomplete_reason, provider_reply_id, metadata, created_at, started_at, expires_at,"
     " ended_at"
@@ -35,9 +35,11 @@ _INSERT_RUN = text(
     " created_at, started_at, provider_reply_id) VALUES (:project_id, :thread_pk, :id, :status, :provider, :model, :spec,"
     " :waiting_message, :owner, CAST(:metadata AS jsonb), :created_at, :started_at, (SELECT provider_reply_id FROM runs"
     " WHERE thread_pk = :thread_pk AND provider = :provider AND model = :model AND provider_reply_id IS NOT NULL"
-    f" ORDER BY thread_pk DESC, pk DESC LIMIT 1)) RETURNING {_RUN}"
+    f" ORDER BY thread_pk DESC, pk DESC LIMIT 1)) RETURNING {RUN_COLUMNS}"
 )
-_GET_RUN = text(f"SELECT {_RUN} FROM runs WHERE project_id = :project_id AND thread_pk = :thread_pk AND id = :id")
+_GET_RUN = text(
+    f"SELECT {RUN_COLUMNS} FROM runs WHERE project_id = :project_id AND thread_pk = :thread_pk AND id = :id"
+)
 # The runs are held, so that none of them is deleted meanwhile; of one that is, there is nothing to tell.
 _INSERT_EVENTS = text(
     "WITH held AS (SELECT pk, project_id FROM runs WHERE pk = ANY (:pks) ORDER BY pk FOR KEY SHARE)"
@@ -103,7 +105,7 @@ class Stray:
     run_id: str
 
 
-def _run(row: Any) -> RunRecord:
+def run_of(row: Any) -> RunRecord:
     found = {**row._mapping}
     return RunRecord(**{**found, "prompt_ids": tuple(row.prompt_ids), "message_ids": tuple(row.message_ids)})
 
@@ -140,7 +142,7 @@ async def add_run(
             "is_active": status in ACTIVE,
         },
     )
-    return _run(added.one())
+    return run_of(added.one())
 
 
 async def get_run(session: Session, thread_pk: int, id: str) -> RunRecord:
@@ -151,12 +153,12 @@ async def get_run(session: Session, thread_pk: int, id: str) -> RunRecord:
     row = found.first()
     if row is None:
         raise NotFound(f"There is no run {id[:64]!r} in this thread.", field="run_id")
-    return _run(row)
+    return run_of(row)
 
 
 async def find_run(session: Session, id: str) -> tuple[str, RunRecord]:
     """A run and the id of its thread. Raises NotFound."""
-    columns = ", ".join(f"r.{column.strip()}" for column in _RUN.split(","))
+    columns = ", ".join(f"r.{column.strip()}" for column in RUN_COLUMNS.split(","))
     found = await session.execute(
         text(
             f"SELECT {columns}, t.id AS thread_id FROM runs r JOIN threads t ON t.pk = r.thread_pk"
@@ -187,30 +189,32 @@ async def list_runs(session: Session, thread_pk: int, query: PageQuery) -> Page[
     rows, has_more = await fetch_page(
         session,
         query,
-        columns=_RUN,
+        columns=RUN_COLUMNS,
         table="runs",
         key=("pk",),
         where="project_id = :project_id AND thread_pk = :thread_pk",
         parameters={"project_id": session.info["project_id"], "thread_pk": thread_pk},
     )
-    return Page(tuple(_run(row) for row in rows), has_more)
+    return Page(tuple(run_of(row) for row in rows), has_more)
 
 
 async def with_ids(session: Session, thread_pk: int, ids: Collection[str]) -> dict[str, RunRecord]:
     """By id, those of a thread that exist."""
     found = await session.execute(
-        text(f"SELECT {_RUN} FROM runs WHERE project_id = :project_id AND thread_pk = :thread_pk AND id = ANY (:ids)"),
+        text(
+            f"SELECT {RUN_COLUMNS} FROM runs WHERE project_id = :project_id AND thread_pk = :thread_pk AND id = ANY (:ids)"
+        ),
         {"project_id": session.info["project_id"], "thread_pk": thread_pk, "ids": list(ids)},
     )
-    return {row.id: _run(row) for row in found}
+    return {row.id: run_of(row) for row in found}
 
 
 async def set_metadata(session: Session, run: RunRecord, metadata: Mapping[str, str]) -> RunRecord:
     updated = await session.execute(
-        text(f"UPDATE runs SET metadata = CAST(:metadata AS jsonb) WHERE pk = :pk RETURNING {_RUN}"),
+        text(f"UPDATE runs SET metadata = CAST(:metadata AS jsonb) WHERE pk = :pk RETURNING {RUN_COLUMNS}"),
         {"metadata": dumps(metadata), "pk": run.pk},
     )
-    return _run(updated.one())
+    return run_of(updated.one())
 
 
 async def update(
@@ -233,7 +237,7 @@ async def update(
         else ""
     )
     updated = await session.execute(
-        text(f"{thread}UPDATE runs SET {', '.join(sets)} WHERE pk = :pk RETURNING {_RUN}"),
+        text(f"{thread}UPDATE runs SET {', '.join(sets)} WHERE pk = :pk RETURNING {RUN_COLUMNS}"),
         {
             **values,
             "prompt_ids": list(prompt_ids),
@@ -243,18 +247,19 @@ async def update(
             "active_id": run.id if is_active else None,
         },
     )
-    return _run(updated.one())
+    return run_of(updated.one())
 
 
 async def next_queued(session: Session, thread_pk: int) -> RunRecord | None:
     found = await session.execute(
         text(
-            f"SELECT {_RUN} FROM runs WHERE thread_pk = :thread_pk AND status = 'queued' ORDER BY thread_pk, pk LIMIT 1"
+            f"SELECT {RUN_COLUMNS} FROM runs WHERE thread_pk = :thread_pk AND status = 'queued'"
+            " ORDER BY thread_pk, pk LIMIT 1"
         ),
         {"thread_pk": thread_pk},
     )
     row = found.first()
-    return _run(row) if row else None
+    return run_of(row) if row else None
 
 
 async def count_queued(session: Session, thread_pk: int) -> int:

@@ -14,6 +14,7 @@ from .test_bad_fields import ASSISTANT, PAIRS_17, THREAD
 
 Unchanged = Callable[[], AbstractContextManager[None]]
 THREAD_LINE = {"type": "thread", "id": "thread_x"}
+RUN_LINE = {"type": "run", "id": "run_x", "status": "completed", "provider": "openai", "model": "m"}
 MESSAGE_LINE = {"type": "message", "role": "user", "content": "hello"}
 UNREADABLE: list[tuple[bytes, str, str]] = [
     (b"{", "invalid_json", "Not valid JSON"),
@@ -23,9 +24,9 @@ UNREADABLE: list[tuple[bytes, str, str]] = [
     (b"[]", "invalid_request", "must be an object"),
     (b"null", "invalid_request", "must be an object"),
     (b'"thread"', "invalid_request", "must be an object"),
-    (b"{}", "invalid_request", "assistant, thread or message"),
-    (b'{"type": "run"}', "invalid_request", "assistant, thread or message"),
-    (b'{"type": ["thread"]}', "invalid_request", "assistant, thread or message"),
+    (b"{}", "invalid_request", "assistant, thread, run or message"),
+    (b'{"type": "runs"}', "invalid_request", "assistant, thread, run or message"),
+    (b'{"type": ["thread"]}', "invalid_request", "assistant, thread, run or message"),
     (b'{"type": "thread", "id": "a\\u0000"}', "invalid_text", "`id` contains U+0000"),
     (b'{"type": "thread", "id": "a\\ud800"}', "invalid_text", "`id` contains a lone surrogate"),
     (b'{"type": "thread", "id": "a", "\\u0000": 1}', "invalid_text", "U+0000"),
@@ -95,6 +96,30 @@ def test_threads(api: httpx2.Client, unchanged: Unchanged, fields: dict[str, Any
 def test_assistants(api: httpx2.Client, unchanged: Unchanged, fields: dict[str, Any], field: str, says: str) -> None:
     line = {"type": "assistant", "id": "asst_x", **fields}
     check(api, unchanged, THREAD_LINE, MESSAGE_LINE, line, code="invalid_request", says=says, field=field)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "says"),
+    [
+        ({"status": "in_progress"}, "status", "'completed'"),
+        ({"status": "queued"}, "status", "'completed'"),
+        ({"provider": "acme"}, "provider", "'openai'"),
+        ({"model": ""}, "model", "at least 1"),
+        ({"id": "a/b"}, "id", "no slash"),
+        ({"thread_id": "thread_y"}, "thread_id", "not the thread of the lines before"),
+        ({"usage": {"output_tokens": -1}}, "usage.output_tokens", "at least 0"),
+        ({"usage": {"calls": "1"}}, "usage.calls", "integer"),
+        ({"last_error": "x"}, "last_error", "object"),
+        ({"ended_at": 5}, "ended_at", "RFC 3339"),
+        ({"owner": "me"}, "owner", "not"),
+        ({"metadata": {"k": 1}}, "metadata.k", "string"),
+        ({"openai": {"tools": ["x"]}}, "openai.tools[0]", "object"),
+        ({"openai": {"input": [1]}}, "openai.input", "at least 2"),
+        ({"openai": {"step": "s"}}, "openai.step", "object"),
+    ],
+)
+def test_runs(api: httpx2.Client, unchanged: Unchanged, fields: dict[str, Any], field: str, says: str) -> None:
+    check(api, unchanged, THREAD_LINE, {**RUN_LINE, **fields}, code="invalid_request", says=says, field=field)
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,7 @@ class ImportReport(Model):
 
     assistants: int = 0
     threads: int = 0
+    runs: int = 0
     messages: int = 0
     skipped: int = 0
     renamed: dict[str, str] = field(default_factory=dict)

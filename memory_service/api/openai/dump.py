@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
+from memory_service.api.openai.dump_runs import run_line, step_fields, time_of
 from memory_service.api.openai.translate import image_source, native_tools
 from memory_service.core.canonical import dumps, loads
+from memory_service.core.runs import ENDED
 from memory_service.errors import InvalidInput
 
 _ASSISTANT_ONLY = (
@@ -67,13 +68,18 @@ class Dump:
                 self.steps[_thread_id(one)][one["id"]] = one
 
     def lines(self) -> Iterator[bytes]:
-        """Assistants, then each thread with its messages: the same lines for the same objects, so an import can go on."""
+        """Assistants, then each thread with its runs and messages: the same lines for the same objects, so an import can
+        go on."""
         for assistant in _by_time(self.assistants.values()):
             yield self._line(f"Assistant {assistant['id']}", self._assistant(assistant))
         chosen = self._assistants_of_threads()
-        ids = {**dict.fromkeys(self.threads), **dict.fromkeys(self.messages), **dict.fromkeys(self.steps)}
-        for id_ in ids:
+        runs: dict[str, list[Object]] = defaultdict(list)
+        for run in _by_time(self.runs.values()):
+            runs[_thread_id(run)].append(run)
+        for id_ in dict.fromkeys([*self.threads, *self.messages, *self.steps, *runs]):
             yield self._line(f"Thread {id_}", self._thread(id_, chosen.get(id_)))
+            for run in runs[id_]:
+                yield self._line(f"Run {run['id']}", self._run(run))
             for seq, message in enumerate(self._messages(id_), 1):
                 name = f"Message {message.get('id', 'of a tool call')} of thread {id_}"
                 yield self._line(name, {"type": "message", "thread_id": id_, "seq": seq, **message})
@@ -119,27 +125,34 @@ class Dump:
             "openai": {"tool_resources": resources} if resources else None,
         }
 
+    def _run(self, one: Object) -> dict[str, Any]:
+        if one.get("status") not in ENDED:
+            self.left_out["runs that had not ended: kept as ended, expired unless they were being cancelled"] += 1
+        assistant = self.assistants.get(str(one.get("assistant_id")), {})
+        return run_line(one, str(assistant.get("model") or "unknown"))
+
     def _messages(self, thread_id: str) -> Iterator[dict[str, Any]]:
         """In their order, each run's tool calls in front of what it said after them."""
         steps = _by_time(self.steps.get(thread_id, {}).values())
+        writing = {id_: step for step in steps if (id_ := _written_by(step))}
         for one in _in_order([*self.messages.get(thread_id, {}).values()]):
             due = [s for s in steps if s.get("run_id") == one.get("run_id") or _created(s) < _created(one)]
             for step in due:
                 steps.remove(step)
                 yield from self._calls(step)
-            if message := self._message(one):
+            if message := self._message(one, writing.get(one["id"])):
                 yield message
         for step in steps:
             yield from self._calls(step)
 
-    def _message(self, one: Object) -> dict[str, Any] | None:
+    def _message(self, one: Object, step: Object | None) -> dict[str, Any] | None:
         parts = one.get("content") or ()
         parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
         content = [block for part in parts if (block := self._block(part))]
         if not content:
             self.left_out["messages that say nothing"] += 1
             return None
-        attachments = one.get("attachments")
+        own = {"attachments": one.get("attachments"), "step": step and step_fields(step)}
         return {
             "id": one["id"],
             "role": one.get("role"),
@@ -148,7 +161,7 @@ class Dump:
             "run_id": one.get("run_id"),
             "created_at": _time(one),
             "metadata": one.get("metadata") or {},
-            "openai": {"attachments": attachments} if attachments else None,
+            "openai": {name: value for name, value in own.items() if value} or None,
         }
 
     def _block(self, part: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -170,17 +183,14 @@ class Dump:
         self.left_out["calls of hosted tools"] += len(calls) - len(functions)
         if not functions:
             return
-        common = {"run_id": step.get("run_id"), "created_at": _time(step)}
         uses = [
             {"type": "tool_use", "id": c["id"], "name": c["function"]["name"], "input": _arguments(c["function"])}
             for c in functions
         ]
-        results = [
-            {"type": "tool_result", "tool_use_id": c["id"], "content": c["function"].get("output") or ""}
-            for c in functions
-        ]
-        yield {"role": "assistant", "content": uses, **common}
-        yield {"role": "user", "content": results, **common}
+        called = {"run_id": step.get("run_id"), "created_at": _time(step)}
+        answered = called | ({"created_at": time} if (time := time_of(step.get("completed_at"))) else {})
+        yield {"role": "assistant", "content": uses, **called, "openai": {"step": step_fields(step)}}
+        yield {"role": "user", "content": [_result(call, step) for call in functions], **answered}
 
 
 def _values(content: bytes) -> Iterator[Any]:
@@ -240,7 +250,22 @@ def _in_order(messages: list[Object]) -> list[Object]:
 
 
 def _time(one: Object) -> str | None:
-    return datetime.fromtimestamp(_created(one), UTC).isoformat() if _created(one) else None
+    return time_of(one.get("created_at"))
+
+
+def _written_by(step: Object) -> str | None:
+    """The message that a step is."""
+    details = step.get("step_details") or {}
+    return (details.get("message_creation") or {}).get("message_id")
+
+
+def _result(call: Object, step: Object) -> dict[str, Any]:
+    """The output of a call; of one that nobody answered, that nobody did."""
+    output = call["function"].get("output")
+    result = {"type": "tool_result", "tool_use_id": call["id"], "content": output or ""}
+    if output is None and step.get("status") != "completed":
+        result |= {"content": "No output came.", "is_error": True}
+    return result
 
 
 def _arguments(function: Mapping[str, Any]) -> Any:

@@ -70,7 +70,16 @@ async def of_run(session: Session, thread_id: str, run: RunRecord) -> list[dict[
             steps.append(_message_step(thread_id, run, reply))
         if calls := [block for block in loads(reply.content) if block["type"] == "tool_use"]:
             steps.append(_calls_step(thread_id, run, reply, calls, results, is_last=reply is replies[-1]))
+        if reply.openai:
+            steps[-1] |= _imported(reply.openai, steps[-1])
     return steps
+
+
+def _imported(openai: str, step: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a step that was one at OpenAI: there a message is one."""
+    known = loads(openai).get("step") or {}
+    times = ("created_at", "completed_at") if step["status"] == "completed" else ("created_at",)
+    return {name: known[name] for name in ("id", "usage", *times) if known.get(name) is not None}
 
 
 def _message_step(thread_id: str, run: RunRecord, reply: MessageRecord) -> dict[str, Any]:

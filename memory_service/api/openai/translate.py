@@ -55,16 +55,6 @@ def openai_tools(native: str | None, given: Sequence[Any] | None) -> Sequence[An
     return [_openai_tool(tool) for tool in tools]
 
 
-def check_kept(own: Mapping[str, Any]) -> None:
-    """Check what an import brings of an object beyond our own fields, so that it can be shown. Raises InvalidInput."""
-    tools, details = own.get("tools", []), own.get("details", {})
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise InvalidInput("`openai.tools` must be a list of objects.", field="openai.tools")
-    native_tools(tools, "openai.tools")
-    if not isinstance(details, dict):
-        raise InvalidInput("`openai.details` must be an object.", field="openai.details")
-
-
 def _openai_tool(tool: Block) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool["name"]}
     if "description" in tool:
