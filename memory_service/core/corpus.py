@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -28,7 +27,7 @@ class Corpus:
     `numbers` is the index itself, in which passages begin at `starts`. `lengths` are in terms, `near_lengths` those of a
     passage together with those near it, `nearness` is as `_nearness` gives it. `chance`: the greatest of n draws lies
     sqrt(2 ln n) above the mean, about; so much is chance in the best of a message's n passages. `places` in `numbers` are
-    in the order of their `low` halves, so that a term is looked up instead of searched for.
+    in the order of their `low` halves, so that a term is looked up instead of searched for; they may go on behind the end.
     """
 
     numbers: npt.NDArray[np.int32]
@@ -38,7 +37,7 @@ class Corpus:
     roles: AnyInts
     lengths: Floats
     near_lengths: Floats
-    nearness: Sequence[Floats]
+    nearness: Floats
     chance: Floats
     low: npt.NDArray[np.uint16]
     places: npt.NDArray[np.int32]
@@ -74,14 +73,15 @@ class Corpus:
 
     @property
     def nbytes(self) -> int:
-        arrays = [getattr(self, field.name) for field in fields(self) if field.name != "nearness"]
-        return sum(array.nbytes for array in (*arrays, *self.nearness))
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
 
     def occurrences(self, terms: npt.NDArray[np.int32]) -> tuple[Ints, Ints]:
-        """Where terms occur, as (index of the term, document); one entry for each occurrence."""
+        """Where terms occur, as (index of the term, document), in this order; one entry for each occurrence."""
         low = terms.astype(np.uint16)
         first, last = np.searchsorted(self.low, low, "left"), np.searchsorted(self.low, low, "right")
         places = [self.places[start:end] for start, end in zip(first, last, strict=True)]
+        if len(self.places) > len(self.numbers):
+            places = [there[: np.searchsorted(there, len(self.numbers))] for there in places]
         found = [there[self.numbers[there] == term] for there, term in zip(places, terms, strict=True)]
         term = np.repeat(np.arange(len(terms)), list(map(len, found)))
         place = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
@@ -90,7 +90,22 @@ class Corpus:
     def before(self, seq: int) -> Corpus:
         """The corpus of one thread up to a message."""
         end = int(np.searchsorted(self.seq, seq))
-        return self if end == len(self) else Corpus.of(self.numbers[: self.starts[end]].tobytes())
+        if end == len(self):
+            return self
+        nearness = self.nearness[: max(0, end - 1), :end]
+        return Corpus(
+            self.numbers[: self.starts[end]],
+            self.starts[:end],
+            self.seq[:end],
+            self.passage[:end],
+            self.roles[:end],
+            self.lengths[:end],
+            spread(self.lengths[:end], nearness),
+            nearness,
+            self.chance[:end],
+            self.low,
+            self.places,
+        )
 
 
 def count_documents(index: bytes) -> int:
@@ -104,8 +119,9 @@ def begins(seq: Ints, passage: Ints) -> Bools:
     return begin
 
 
-def _nearness(seq: Ints, passage: Ints, lengths: Floats) -> list[Floats]:
-    """How much a passage and the one 1, 2, … places further on count for each other.
+def _nearness(seq: Ints, passage: Ints, lengths: Floats) -> Floats:
+    """How much a passage and the one 1, 2, … places further on count for each other, a row for each distance. What
+    stands where there is none so far on counts for nothing.
 
     Half as much with each place, and no more than fades with the terms between their middles: the turns of a chat are
     seen together, pages of prose are not. Nor are two threads, at whose border `seq` falls or stays for a new message.
@@ -113,17 +129,17 @@ def _nearness(seq: Ints, passage: Ints, lengths: Floats) -> list[Floats]:
     middle = np.cumsum(lengths) - lengths / 2
     rise = np.diff(seq, prepend=0)
     thread = np.cumsum((rise < 0) | ((rise == 0) & (passage == 1)))
-    return [
-        np.minimum(0.5**places, np.exp((middle[:-places] - middle[places:]) / _FADE_TERMS))
-        * (thread[places:] == thread[:-places])
-        for places in range(1, min(REACH, len(lengths) - 1) + 1)
-    ]
-
-
-def spread(values: Floats, nearness: Sequence[Floats]) -> Floats:
-    """Each value with those near it, weighed by how near they are."""
-    summed = values.copy()
+    nearness = np.zeros((min(REACH, max(0, len(lengths) - 1)), len(lengths)))
     for places, weight in enumerate(nearness, start=1):
-        summed[places:] += weight * values[:-places]
-        summed[:-places] += weight * values[places:]
+        weight[:-places] = np.minimum(0.5**places, np.exp((middle[:-places] - middle[places:]) / _FADE_TERMS))
+        weight[:-places] *= thread[places:] == thread[:-places]
+    return nearness
+
+
+def spread(values: Floats, nearness: Floats) -> Floats:
+    """Each value with those near it, weighed by how near they are."""
+    summed, part = values.copy(), np.empty(len(values))
+    for places, weight in enumerate(nearness, start=1):
+        summed[places:] += np.multiply(weight[:-places], values[:-places], out=part[places:])
+        summed[:-places] += np.multiply(weight[:-places], values[places:], out=part[places:])
     return summed

@@ -14,17 +14,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
 
 import numpy as np
 
 from memory_service.core import whose
+from memory_service.core.bm25 import Found, around, own
 from memory_service.core.corpus import PASSAGE_BITS, REACH, AnyInts, Bools, Corpus, Floats, Ints, begins, spread
 from memory_service.core.terms import passages_of, terms_of
 
-_K1 = 1.2
-_B = 0.75
-# Of a longer query only the rarest terms are looked at: each takes a pass over the thread.
-_MAX_QUERY_TERMS = 64
 # Standard deviations above the mean from which a passage's own score counts by itself.
 _OUTSTANDING = 5
 # And from which its similarity speaks for it.
@@ -32,6 +31,9 @@ _CLEARLY = 1.5
 _FEW_TERMS = 5
 # Standard deviations between a role that a question asks for and the other.
 _LEANING = 1.0
+# Distances by which the best of the two is taken, one after another, to have the best of all within REACH.
+_DOUBLING = (1, 2, 4, 1)
+_ROLES = np.arange(1 << 31 - PASSAGE_BITS)
 # Fused scores are sums of standard deviations: the average passage has 0, and is not relevant.
 _RELEVANT_SCORE = 1.0
 
@@ -89,7 +91,7 @@ def pick(passages: Sequence[str], number: int) -> tuple[str, bool]:
     return (passages[min(number, len(passages)) - 1] if passages else ""), len(passages) > 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Words:
     """What the words of a query say of each passage of a corpus, in its order.
 
@@ -105,6 +107,17 @@ class Words:
     def __len__(self) -> int:
         return len(self.corpus)
 
+    @cached_property
+    def score(self) -> Floats:
+        return _z(self.around) + _outstanding(_z(self.own))
+
+    @cached_property
+    def standing(self) -> Floats:
+        """What a z-score of each passage is worth beyond what it says."""
+        standing = _LEANING / 2 * self.asked_for - self.corpus.chance
+        centred: Floats = standing - standing.mean()
+        return centred
+
 
 def rank(index: bytes, query: str, limit: int, similarity: Floats | None = None) -> list[Hit]:
     """The best passages for a query, best first; equal scores by position.
@@ -117,29 +130,30 @@ def rank(index: bytes, query: str, limit: int, similarity: Floats | None = None)
 
 def weigh_words(corpus: Corpus, query: str) -> Words:
     query_terms = np.unique(np.asarray(terms_of(query), dtype=np.int32))
-    term, document = corpus.occurrences(query_terms)
-    asked_for = _asked_for(query, corpus.roles, query_terms[term], document)
-    return Words(corpus, asked_for, *_bm25(term, document, corpus))
+    found = Found.of(*corpus.occurrences(query_terms), len(query_terms))
+    asked_for = _asked_for(query, corpus.roles, query_terms, found)
+    telling = found.telling()
+    return Words(corpus, asked_for, own(telling, corpus), around(telling, corpus))
 
 
-def _asked_for(query: str, roles: AnyInts, term: AnyInts, document: Ints) -> Ints:
-    asked = np.zeros(len(roles), dtype=np.int64)
-    for role in (whose.asked_for(query), *_bearers(query, roles, term, document)):
+def _asked_for(query: str, roles: AnyInts, terms: AnyInts, found: Found) -> Ints:
+    asked = np.zeros(len(_ROLES), dtype=np.int64)
+    for role in (whose.asked_for(query), *_bearers(query, roles, terms, found)):
         if role:
-            asked += np.where(roles == role, 1, np.where(roles, -1, 0))
-    return np.sign(asked)
+            asked += np.where(role == _ROLES, 1, np.where(_ROLES, -1, 0))
+    return np.sign(asked)[roles]
 
 
-def _bearers(query: str, roles: AnyInts, term: AnyInts, document: Ints) -> Iterator[int]:
+def _bearers(query: str, roles: AnyInts, terms: AnyInts, found: Found) -> Iterator[int]:
     for name in sorted(set(whose.names_in(query))):
-        callers = np.bincount(roles[np.unique(document[term == name])], minlength=3)
+        callers = np.bincount(roles[found.document[terms[found.term] == name]], minlength=3)
         yield whose.bearer(int(callers[whose.USER]), int(callers[whose.ASSISTANT]))
 
 
 def best(words: Words, limit: int, similarity: Floats | None = None, *, one_a_message: bool = False) -> list[Hit]:
     """As `rank`, of words that were weighed; on request only the best passage of each message."""
     scored = _score(words, similarity)
-    return [_hit(words, scored, similarity, int(d)) for d in _order(words, scored, limit, one_a_message)]
+    return _hits(words, scored, similarity, _order(words, scored, limit, one_a_message))
 
 
 def best_documents(words: Words, limit: int, similarity: Floats) -> Ints:
@@ -163,7 +177,7 @@ def _score(words: Words, similarity: Floats | None) -> _Scored:
         similarity = None
     fused, speaks = fuse(words, similarity)
     # It was added up of one or two z-scores.
-    score = _behind_partners(fused + (1 if similarity is None else 2) * _standing(words), speaks)
+    score = _behind_partners(fused + (1 if similarity is None else 2) * words.standing, speaks)
     return _Scored(score, fused, speaks)
 
 
@@ -180,19 +194,18 @@ def _order(words: Words, scored: _Scored, limit: int, one_a_message: bool) -> In
     return order[:limit]
 
 
-def _hit(words: Words, scored: _Scored, similarity: Floats | None, document: int) -> Hit:
-    alike = None if similarity is None or np.isnan(similarity[document]) else round(float(similarity[document]), 4)
-    return Hit(
-        document=document,
-        seq=int(words.corpus.seq[document]),
-        passage=int(words.corpus.passage[document]),
-        score=round(float(scored.score[document]), 4),
-        fused=round(float(scored.fused[document]), 4),
-        words=round(float(words.own[document]), 4),
-        neighbours=round(float(words.around[document]), 4),
-        vector=alike,
-        by_neighbours=not scored.speaks[document],
+def _hits(words: Words, scored: _Scored, similarity: Floats | None, documents: Ints) -> list[Hit]:
+    figures = (scored.score, scored.fused, words.own, words.around)
+    alike = np.full(len(documents), np.nan) if similarity is None else similarity[documents]
+    columns = (
+        documents.tolist(),
+        words.corpus.seq[documents].tolist(),
+        words.corpus.passage[documents].tolist(),
+        *([round(number, 4) for number in column[documents].tolist()] for column in figures),
+        [None if number != number else round(number, 4) for number in alike.tolist()],  # NaN differs from itself
+        (~scored.speaks[documents]).tolist(),
     )
+    return [Hit(*row) for row in zip(*columns, strict=True)]
 
 
 def relevant(hits: Iterable[Hit]) -> list[Hit]:
@@ -202,90 +215,50 @@ def relevant(hits: Iterable[Hit]) -> list[Hit]:
 
 def fuse(words: Words, similarity: Floats | None) -> tuple[Floats, Bools]:
     """One score for each passage, and whether it speaks for itself: by a word, or by being clearly more alike than most."""
-    score = _z(words.around) + _outstanding(words.own)
-    speaks = words.own > 0
-    if similarity is not None:
-        alike = _believed(similarity, words.corpus.lengths)
-        score += _z(spread(alike, words.corpus.nearness)) + _outstanding(alike)
-        speaks = speaks | (_z(alike) > _CLEARLY)
+    if similarity is None:
+        return words.score, words.own > 0
+    alike = _believed(similarity, words.corpus.lengths)
+    z = _z(alike)
+    speaks = (words.own > 0) | (z > _CLEARLY)
+    score = _z(spread(alike, words.corpus.nearness))
+    score += _outstanding(z)
+    score += words.score
     return score, speaks
-
-
-def _standing(words: Words) -> Floats:
-    """What a z-score of each passage is worth beyond what it says."""
-    standing = _LEANING / 2 * words.asked_for - words.corpus.chance
-    centred: Floats = standing - standing.mean()
-    return centred
 
 
 def _believed(similarity: Floats, lengths: Floats) -> Floats:
     """Similarities as far as they mean something. A missing one says nothing, and to say "ok" is like everything a bit:
     what a passage of few terms has above the average is believed in part."""
-    mean = np.nanmean(similarity)
-    above = np.where(np.isnan(similarity), 0, similarity - mean)
-    believed: Floats = mean + np.where(above > 0, above * np.minimum(lengths / _FEW_TERMS, 1), above)
-    return believed
+    missing = np.isnan(similarity)
+    mean = np.nanmean(similarity) if missing.any() else similarity.mean()
+    above: Floats = similarity - mean
+    above[missing] = 0
+    above *= np.where(above > 0, np.minimum(lengths / _FEW_TERMS, 1), 1)
+    above += mean
+    return above
 
 
-def _outstanding(scores: Floats) -> Floats:
+def _outstanding(z: Floats) -> Floats:
     """By how much a score stands out beyond what is usual: what nearly repeats the query needs no neighbours."""
-    return np.maximum(_z(scores) - _OUTSTANDING, 0)
+    above = z - _OUTSTANDING
+    return np.maximum(above, 0, out=above)
 
 
 def _behind_partners(score: Floats, speaks: Bools) -> Floats:
     """What was found by its neighbours alone scores no more than the best of them that speaks for itself."""
-    speakers = np.where(speaks, score, -np.inf)
-    best_near = speakers.copy()
-    for distance in range(1, min(REACH, len(score) - 1) + 1):
-        np.maximum(best_near[distance:], speakers[:-distance], out=best_near[distance:])
-        np.maximum(best_near[:-distance], speakers[distance:], out=best_near[:-distance])
+    best_near, wider = np.full(len(score) + 2 * REACH, -np.inf), np.empty(len(score) + 2 * REACH)
+    np.copyto(best_near[REACH:-REACH], score, where=speaks)
+    for distance in _DOUBLING:
+        best_near, wider = np.maximum(best_near[:-distance], best_near[distance:], out=wider[:-distance]), best_near
+        wider = wider[: len(best_near)]
     return np.where(speaks, score, np.minimum(score, best_near))
 
 
-def _bm25(term: Ints, document: Ints, corpus: Corpus) -> tuple[Floats, Floats]:
-    """BM25 of each passage itself, and of it together with those near it."""
-    count = len(corpus)
-    own, around = np.zeros(count), np.zeros(count)
-    own_factor, around_factor = _length_factor(corpus.lengths), _length_factor(corpus.near_lengths)
-    sums = np.zeros(count)
-    for number, holders in _telling(term, document, count):
-        places, times = np.unique(document[term == number], return_counts=True)
-        idf = np.log1p((count - holders + 0.5) / (holders + 0.5))
-        own[places] += idf * _saturated(times.astype(np.float64), own_factor[places])
-        near = _spread_few(sums, places, times.astype(np.float64), corpus.nearness)
-        around[near] += idf * _saturated(sums[near], around_factor[near])
-        sums[near] = 0
-    return own, around
-
-
-def _telling(term: Ints, document: Ints, count: int) -> list[tuple[int, int]]:
-    """The terms that tell most, those which fewest passages hold, with the number of passages that do."""
-    holders = np.bincount(np.unique(term * count + document) // count) if len(term) else term
-    held = np.flatnonzero(holders)
-    rarest = held[np.argsort(holders[held], kind="stable")][:_MAX_QUERY_TERMS]
-    return [(int(number), int(holders[number])) for number in np.sort(rarest)]
-
-
-def _length_factor(lengths: Floats) -> Floats:
-    mean = max(float(lengths.mean()), 1.0) if len(lengths) else 1.0
-    return _K1 * (1 - _B + _B * lengths / mean)
-
-
-def _saturated(frequency: Floats, length_factor: Floats) -> Floats:
-    return frequency * (_K1 + 1) / (frequency + length_factor)
-
-
-def _spread_few(zeros: Floats, places: Ints, values: Floats, nearness: Sequence[Floats]) -> Ints:
-    """As `_spread`, of values that are nought but at a few places, written into zeros; returns where it is not nought."""
-    zeros[places] = values
-    for distance, weight in enumerate(nearness, start=1):
-        has_next, has_before = places < len(zeros) - distance, places >= distance
-        behind, before = places[has_next], places[has_before] - distance
-        zeros[behind + distance] += weight[behind] * values[has_next]
-        zeros[before] += weight[before] * values[has_before]
-    return np.flatnonzero(zeros != 0)  # to look for true is six times as fast as to look for numbers
-
-
+# These work on numbers of every passage: in place where they can, as fresh memory costs more than to compute.
 def _z(scores: Floats) -> Floats:
-    spread = float(scores.std())
-    return (scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores)
+    centred: Floats = scores - scores.mean()
+    variance = float(np.square(centred).mean())
+    if not variance > 0:
+        return np.zeros_like(scores)
+    centred /= sqrt(variance)
+    return centred

@@ -45,7 +45,8 @@ def calibrate(estimate: Floats, sampled: Ints, exact: Floats) -> Floats:
     if not len(truth) or not of_sample.std() or not truth.std():
         return estimate
     slope = float(np.mean((of_sample - of_sample.mean()) * (truth - truth.mean())) / of_sample.var())
-    mean, spread = np.nanmean(estimate), np.nanstd(estimate)
+    some_missing = np.isnan(estimate).any()  # to leave them out takes longer
+    mean, spread = (np.nanmean(estimate), np.nanstd(estimate)) if some_missing else (estimate.mean(), estimate.std())
     true_mean = truth.mean() + slope * (mean - of_sample.mean())
     true_variance = truth.var() + slope**2 * (spread**2 - of_sample.var())
     calibrated: Floats = (estimate - mean) / spread * max(true_variance, 0.0) ** 0.5 + true_mean
@@ -59,9 +60,9 @@ def pack_signs(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
 
 
 def words_of(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Rows of bytes as rows of words, the last filled up."""
+    """Rows of bytes as rows of words, the last filled up. In memory it is columns that stand in one piece."""
     padded = np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 8)])
-    return np.ascontiguousarray(padded).view(np.uint64)
+    return np.asfortranarray(np.ascontiguousarray(padded).view(np.uint64))
 
 
 def cosines_by_signs(signs: npt.NDArray[np.uint64], query: npt.NDArray[np.uint64], dimensions: int) -> Floats:
@@ -69,5 +70,5 @@ def cosines_by_signs(signs: npt.NDArray[np.uint64], query: npt.NDArray[np.uint64
     differing = np.zeros(len(signs), dtype=np.uint16)
     for word, asked in zip(signs.T, query, strict=True):  # faster than sums of a few numbers for each row
         differing += np.bitwise_count(word ^ asked)
-    cosines: Floats = np.cos(differing * (np.pi / dimensions))
+    cosines: Floats = np.cos(np.arange(dimensions + 1) * (np.pi / dimensions))[differing]
     return cosines

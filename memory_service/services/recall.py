@@ -188,9 +188,9 @@ class _Comparison:
             self.session,
             self.embedder,
             self.query,
-            np.repeat(self._pks, self._counts)[places].tolist(),
-            self.words.corpus.seq[places].tolist(),
-            self.words.corpus.passage[places].tolist(),
+            np.repeat(self._pks, self._counts)[places],
+            self.words.corpus.seq[places],
+            self.words.corpus.passage[places],
         )
         similarity = calibrate(estimate, sampled, exact[np.searchsorted(places, sampled)])
         similarity[places] = exact

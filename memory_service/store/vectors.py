@@ -22,6 +22,7 @@ from memory_service.store.session import text
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+_BIGINT_OID = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,30 @@ class _Halfvecs:
         return np.array([1, 0, self.element_oid, count, 1], dtype=">u4").tobytes() + record.tobytes()
 
 
-class _HalfvecsDumper(Dumper):
+class _BinaryDumper(Dumper):
     """Its type is what the statement casts the parameter to."""
 
     format = Format.BINARY
 
-    def dump(self, obj: _Halfvecs) -> bytes:
+    def dump(self, obj: _Halfvecs | _Bigints) -> bytes:
         return obj.dump()
 
 
-psycopg.adapters.register_dumper(_Halfvecs, _HalfvecsDumper)
+@dataclass(frozen=True, slots=True)
+class _Bigints:
+    """A parameter: an array of them. A list would be written number by number."""
+
+    numbers: Sequence[int] | Numbers
+
+    def dump(self) -> bytes:
+        record = np.zeros(len(self.numbers), dtype=[("size", ">i4"), ("value", ">i8")])
+        record["size"] = 8
+        record["value"] = self.numbers
+        return np.array([1, 0, _BIGINT_OID, len(self.numbers), 1], dtype=">u4").tobytes() + record.tobytes()
+
+
+psycopg.adapters.register_dumper(_Halfvecs, _BinaryDumper)
+psycopg.adapters.register_dumper(_Bigints, _BinaryDumper)
 
 
 #: Vectors, if there are any, of the message (thread_pk, seq).
@@ -268,25 +283,25 @@ async def similarities_at(
     session: Session,
     embedder: EmbedderRecord,
     query: Vectors,
-    thread_pks: Sequence[int],
-    seqs: Sequence[int],
-    passages: Sequence[int],
+    thread_pks: Sequence[int] | Numbers,
+    seqs: Sequence[int] | Numbers,
+    passages: Sequence[int] | Numbers,
 ) -> Floats:
     """Cosines of single passages, in the order asked for; NaN where there is no vector."""
     rows = await session.execute(
         text(
             "SELECT string_agg(int8send(at), NULL) AS places, string_agg(float4send(measure), NULL) AS measures FROM ("
             "SELECT wanted.at, CAST(-(v.embedding <#> (SELECT CAST(:query AS halfvec))) AS real) AS measure FROM"
-            " unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[]), CAST(:passages AS int[]))"
+            " unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS bigint[]), CAST(:passages AS bigint[]))"
             " WITH ORDINALITY AS wanted (thread_pk, seq, passage, at)"
             f" JOIN {embedder.table} v ON v.thread_pk = wanted.thread_pk AND v.seq = wanted.seq"
             " AND v.passage = wanted.passage) AS compared"
         ),
         {
             "query": _Halfvecs(query[np.newaxis]),
-            "thread_pks": list(thread_pks),
-            "seqs": list(seqs),
-            "passages": list(passages),
+            "thread_pks": _Bigints(thread_pks),
+            "seqs": _Bigints(seqs),
+            "passages": _Bigints(passages),
         },
         execution_options=IN_BINARY,
     )

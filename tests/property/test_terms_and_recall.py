@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory_service.core import recall
+from memory_service.core import bm25, recall
 from memory_service.core.corpus import Corpus, count_documents
 from memory_service.core.quoting import Candidate, escape, pack, render_block
 from memory_service.core.recall import Hit, index_entry, moved_entry, pick, rank
@@ -134,6 +134,24 @@ def test_rank_is_bm25_on_passages_and_their_neighbours(corpus: list[str], query:
         assert not hit.partners or hit.partners & {before.document for before in hits[:position]}
 
 
+@settings(max_examples=examples(100))
+@given(corpora, st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), st.integers(1, 9), st.data())
+def test_words_weigh_the_same_however_many_are_worked_on_at_a_time(
+    corpus: list[str], query: str, at_once: int, data: st.DataObject
+) -> None:
+    """And a corpus that was cut is one that never was longer."""
+    entries = [index_entry(seq, "user", text) for seq, text in enumerate(corpus, start=1)]
+    whole = Corpus.of(b"".join(entries))
+    before_seq = data.draw(st.integers(1, len(corpus) + 1))
+    cut, part = whole.before(before_seq), Corpus.of(b"".join(entries[: before_seq - 1]))
+    weighed = recall.weigh_words(part, query)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bm25, "_AT_ONCE", at_once)
+        for other in (recall.weigh_words(part, query), recall.weigh_words(cut, query)):
+            assert (other.own.tobytes(), other.around.tobytes()) == (weighed.own.tobytes(), weighed.around.tobytes())
+    assert rank(part.numbers.tobytes(), query, 9) == recall.best(recall.weigh_words(cut, query), 9)
+
+
 def test_a_neighbour_is_shown_only_beside_what_matched() -> None:
     """Also when what matched is too long for the block, where the neighbour alone would fit."""
     corpus = ["Nothing new.", "Nice! " * 3, "The lantern is in the harbour. " + "It was far. " * 40, "Great.", "Bye."]
@@ -167,13 +185,13 @@ def test_rank_of_nothing() -> None:
 
 
 def test_a_long_query_costs_no_more_than_its_rarest_terms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each term takes a pass over the thread, and a query may be as long as a message."""
+    """Each term takes a look at all that hold it and stand near, and a query may be as long as a message."""
     index = b"".join(index_entry(seq, "user", f"word{seq} common") for seq in range(1, 400))
-    passes = []
-    real = recall._saturated
-    monkeypatch.setattr(recall, "_saturated", lambda *arguments: passes.append(1) or real(*arguments))
+    looks: list[int] = []
+    real = bm25._spread_few
+    monkeypatch.setattr(bm25, "_spread_few", lambda few, *rest: looks.append(len(few.term)) or real(few, *rest))
     hits = rank(index, "common " + " ".join(f"word{i}" for i in range(1, 5_000)), 500)
-    assert len(passes) == 2 * 64
+    assert sum(looks) == 64
     assert sum(hit.words > 0 for hit in hits) == 64
 
 
