@@ -100,7 +100,7 @@ async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schem
         reported = await usage.report(
             context.runtime,
             session,
-            thread_id,
+            await get_thread(session, thread_id, lock=True),
             prompt_id,
             body.usage,
             reply,

@@ -23,6 +23,7 @@ from memory_service.services.run_spec import RunSpec
 from memory_service.services.runs import ShownRun
 from memory_service.store import messages as message_store
 from memory_service.store import runs as run_store
+from memory_service.store.messages import MessageRecord
 from memory_service.store.runs import RunEvent
 from memory_service.store.threads import get_thread
 
@@ -120,10 +121,19 @@ async def _answer(context: Context, shown: ShownRun, *, stream: bool, wait: bool
     if stream:
         return _stream(context, shown, shown.since)
     if wait:
-        async for _ in events(context, shown, shown.since):
-            pass
-        shown = await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)
+        last = None
+        async for event in events(context, shown, shown.since):
+            last = event or last
+        assert last  # an active run ends
+        shown = await _shown_by(context, shown, last)
     return json_response(render.run(shown), status)
+
+
+async def _shown_by(context: Context, shown: ShownRun, event: RunEvent) -> ShownRun:
+    """The run as it is now."""
+    if event.run:
+        return ShownRun(shown.thread_id, event.run, event.message)
+    return await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)
 
 
 def _seq(last_event_id: str | None) -> int:
@@ -155,6 +165,10 @@ def _stream(context: Context, shown: ShownRun, after: int) -> Response:
 async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator[RunEvent | None]:
     """The events of a run until it stops; None when nothing has happened for a while."""
     run = shown.record
+    for event in shown.begun:
+        if event.seq > after:
+            after = event.seq
+            yield event
     while True:
         # Of a run that stopped, all is written that there is.
         seconds = 0.5 if run.status in _STOPPED else _KEEP_ALIVE_SECONDS
@@ -167,7 +181,7 @@ async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator
             return
         if not found:
             yield None
-        if found and found[-1].type.removeprefix("run.") in ENDED:
+        if found and (found[-1].run or found[-1].type.removeprefix("run.") in ENDED):
             return
         if not found or found[-1].type.removeprefix("run.") in _STOPPED:
             run = (await runs.get(context.runtime, context.project_id, shown.thread_id, run.id)).record
@@ -176,7 +190,7 @@ async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator
 
 
 class _Shown:
-    """What events tell. Runs and messages are shown as they are now: what was deleted does not come back."""
+    """What events tell. Of events that were read, runs and messages are read too: what was deleted does not come back."""
 
     def __init__(self, context: Context, shown: ShownRun) -> None:
         self._context = context
@@ -188,21 +202,20 @@ class _Shown:
         if event.type == "run.created":
             return {"run": render.run(self._begun)}
         if event.type == "message.completed":
-            return {"message": await self._message(content["message_id"])}
+            reply = event.message or await self._message(content["message_id"])
+            return {"message": reply and render.message(reply, self._begun.thread_id)}
         if event.type.startswith("run."):
             # What came just before it was read with the run.
-            found, self._latest = self._latest or await self._read(), None
+            found, self._latest = self._latest or await _shown_by(self._context, self._begun, event), None
             return {"run": render.run(found)}
         return content
 
-    async def _message(self, message_id: str) -> Any:
-        self._latest = await self._read()
+    async def _message(self, message_id: str) -> MessageRecord | None:
+        self._latest = await runs.get(
+            self._context.runtime, self._context.project_id, self._begun.thread_id, self._begun.record.id
+        )
         reply = self._latest.reply
         if reply is None or reply.id != message_id:
             async with self._context.runtime.db.read_only(self._context.project_id) as session:
                 reply = await message_store.find_message(session, self._begun.record.thread_pk, message_id)
-        return reply and render.message(reply, self._begun.thread_id)
-
-    async def _read(self) -> ShownRun:
-        context, begun = self._context, self._begun
-        return await runs.get(context.runtime, context.project_id, begun.thread_id, begun.record.id)
+        return reply

@@ -6,7 +6,7 @@ Whoever ends a run holds the thread's row and finds the run still as it was, or 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from memory_service.store import runs as store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.runs import RunEvent, RunRecord, Stray
-from memory_service.store.threads import get_thread
+from memory_service.store.threads import ThreadRecord, get_thread
 from memory_service.telemetry import metrics
 
 #: A server that wrote no beat for so long is taken for dead.
@@ -36,9 +36,17 @@ _SERVER_LOST = {
 }
 
 
-async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: Sequence[RunEvent]) -> None:
-    """End what `server` works on. `events` are those of the run that nobody wrote yet. Raises InvalidMessage for a reply
-    that cannot be kept."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The events that were written with the end of a stretch of work, and whether another run waits for the thread now."""
+
+    events: Sequence[RunEvent]
+    is_waited_for: bool
+
+
+async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: Sequence[RunEvent]) -> Ended | None:
+    """End what `server` works on. `events` are those of the run that nobody wrote yet. None when there is nothing to end
+    any more. Raises InvalidMessage for a reply that cannot be kept."""
     now = job.clock()
     content = list(ending.reply.content) if ending.reply else job.heard_blocks()
     status = "completed" if ending.reply and ending.status != "incomplete" else "incomplete"
@@ -49,17 +57,26 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
             thread = await get_thread(session, job.thread_id, lock=True)
             run = await store.get_run(session, thread.pk, job.run.id)
         except NotFound:
-            return
+            return None
         if run.owner != server or run.status not in _WORKED_ON:
-            return
+            return None
         if run.status == "cancelling" and ending.status == "requires_action":
             ending = replace(ending, status="cancelled")
-        kept = await _keep(runtime, session, job, ending, prepared[0] if prepared else None, now)
-        await _settle(runtime, session, job, run, ending, kept, events, now)
+        kept = await _keep(runtime, session, thread, job, ending, prepared[0] if prepared else None, now)
+        run = await _settle(runtime, session, job, run, ending, kept, now)
+        written = [*events, *closing_events(run, kept, job.log.last_seq)]
+        await store.add_events(session, written)
+        return Ended(written, run.ended and await store.count_queued(session, thread.pk) > 0)
 
 
 async def _keep(
-    runtime: Runtime, session: Session, job: Job, ending: Ending, reply: NewMessage | None, now: datetime
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    job: Job,
+    ending: Ending,
+    reply: NewMessage | None,
+    now: datetime,
 ) -> MessageRecord | None:
     """The reply, whole or in part, and what the provider reported for it."""
     kept = None
@@ -67,7 +84,7 @@ async def _keep(
         reported = await usage.report(
             runtime,
             session,
-            job.thread_id,
+            thread,
             job.prompt.id,
             ending.reply.usage,
             reply,
@@ -77,7 +94,7 @@ async def _keep(
         )
         kept = reported.reply
     elif reply is not None:
-        (kept,) = await ingest.append(session, await get_thread(session, job.thread_id), [reply], ["message."])
+        (kept,) = await ingest.append(session, thread, [reply], ["message."])
     left = ending.status == "requires_action" or (ending.status == "completed" and job.spec.leaves_calls)
     if ending.reply and tool_calls(ending.reply.content) and not left:
         await answer_open_calls(runtime, session, job.thread_id, job.run.id, "This call was not executed.", now)
@@ -91,9 +108,8 @@ async def _settle(
     run: RunRecord,
     ending: Ending,
     kept: MessageRecord | None,
-    events: Sequence[RunEvent],
     now: datetime,
-) -> None:
+) -> RunRecord:
     waits = ending.status == "requires_action"
     calls = tool_calls(ending.reply.content) if ending.reply and waits else []
     run = await store.update(
@@ -111,8 +127,8 @@ async def _settle(
         prompt_ids=[job.prompt.id] if job.prompt and job.prompt.id else [],
         message_ids=[kept.id] if kept else [],
     )
-    await store.add_events(session, [*events, *closing_events(run, kept, job.log.last_seq)])
     metrics.RUNS.labels(run.provider, run.status).inc()
+    return run
 
 
 def _spent(runtime: Runtime, job: Job, ending: Ending) -> Spent:
@@ -200,8 +216,14 @@ async def answer_open_calls(
         await ingest.append(session, thread, [ingest.prepare_one(runtime.counter, draft, now)], ["message."])
 
 
+def created_event(run: RunRecord) -> RunEvent:
+    """What a stream of a run begins with."""
+    return RunEvent(run.pk, 1, "run.created", "{}")
+
+
 def closing_events(run: RunRecord, kept: MessageRecord | None, last_seq: int) -> list[RunEvent]:
-    """What a stream of a run ends with. Run and message are read again when it is sent."""
+    """What a stream of a run ends with. Whoever reads it from the database reads run and message again."""
     told = [("message.completed", {"message_id": kept.id})] if kept else []
     told.append((f"run.{run.status}", {}))
-    return [RunEvent(run.pk, last_seq + i, type_, dumps(content)) for i, (type_, content) in enumerate(told, 1)]
+    known = (run, kept) if kept or not run.message_ids else (None, None)
+    return [RunEvent(run.pk, last_seq + i, type_, dumps(content), *known) for i, (type_, content) in enumerate(told, 1)]

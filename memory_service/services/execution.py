@@ -20,7 +20,7 @@ from memory_service.errors import InvalidInput, MemoryServiceError, NotFound, No
 from memory_service.runtime import Runtime, new_id, now_utc
 from memory_service.services import ingest
 from memory_service.services.calling import Ending, Job, call_model, error_of
-from memory_service.services.ending import DEAD_AFTER_SECONDS, end, end_idle, end_stray
+from memory_service.services.ending import DEAD_AFTER_SECONDS, Ended, created_event, end, end_idle, end_stray
 from memory_service.services.journal import Journal
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import runs as store
@@ -80,7 +80,7 @@ class Runner:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    def start(self, project_id: int, thread_id: str, run: RunRecord, now: datetime, last_event_seq: int = 0) -> None:
+    def start(self, project_id: int, thread_id: str, run: RunRecord, now: datetime, last_event_seq: int) -> None:
         """Work on a run that this server owns. `now` is the time of the request that asked for it."""
         began = time.monotonic()
 
@@ -88,8 +88,6 @@ class Runner:
             return now + timedelta(seconds=time.monotonic() - began)
 
         log = self.journal.open(run.pk, last_event_seq)
-        if last_event_seq == 0:
-            log.add("run.created", {})
         spec = RunSpec.from_json(run.spec)
         work = _Work(Job(project_id, thread_id, run, spec, log, clock, new_id("msg", now)))
         self._works[run.pk] = work
@@ -104,14 +102,17 @@ class Runner:
 
     async def _work(self, work: _Work) -> None:
         job = work.job
+        ended: Ended | None = None
         try:
             with self._busy():
-                await self._end(job, await self._ending(work))
+                ended = await self._end(job, await self._ending(work))
         except Exception:
             logger.exception("a run could not be ended", extra={"fields": {"run": job.run.id}})
         finally:
             self._works.pop(job.run.pk, None)
-        await self.start_next(job.project_id, job.thread_id)
+            self.journal.close(job.run.pk, ended.events if ended else ())
+        if ended is None or ended.is_waited_for:
+            await self.start_next(job.project_id, job.thread_id)
 
     async def _ending(self, work: _Work) -> Ending:
         job = work.job
@@ -136,21 +137,19 @@ class Runner:
         finally:
             work.interruptible = False
 
-    async def _end(self, job: Job, ending: Ending) -> None:
+    async def _end(self, job: Job, ending: Ending) -> Ended | None:
         """As soon as the database lets us; a reply that cannot be kept as it is, by its text."""
         events: list[RunEvent] = []
         while True:
             events += await self.journal.take(job.log)
             try:
-                await end(self._runtime, self.server, job, ending, events)
-                break
+                return await end(self._runtime, self.server, job, ending, events)
             except Unavailable:
                 await asyncio.sleep(_END_PAUSE_SECONDS)
             except Exception as error:
                 if ending.reply is None and not job.heard:
                     raise
                 ending = _without(ending, job, error)
-        self.journal.wake()
 
     async def start_next(self, project_id: int, thread_id: str) -> None:
         """Start the run that has waited longest for this thread, if the thread is free. A service that stops leaves it to
@@ -193,8 +192,9 @@ class Runner:
                 run = await store.update(
                     session, run, status="in_progress", owner=self.server, started_at=now, waiting_message=None
                 )
+                await store.add_events(session, [begun := created_event(run)])
         if refused is None:
-            self.start(project_id, thread_id, run, now)
+            self.start(project_id, thread_id, run, now, begun.seq)
         else:
             self.journal.wake()
 

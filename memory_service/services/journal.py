@@ -8,8 +8,9 @@ database sees some twenty transactions a second, and one more when a reply begin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 from memory_service.core.canonical import dumps
@@ -84,13 +85,23 @@ class Journal:
         self._runtime = runtime
         self._logs: dict[int, RunLog] = {}  # those with something to write
         self._unwritten: list[RunEvent] = []
+        self._written: dict[int, int] = {}  # the newest event of each run that this process works on
         self._readers: set[_Reader] = set()
         self._wake = asyncio.Event()
         self._at_once = asyncio.Event()
         self._writing = asyncio.Lock()
 
     def open(self, run_pk: int, last_seq: int) -> RunLog:
+        """For a run that only this process writes events of, from now on until it is closed."""
+        self._written[run_pk] = last_seq
         return RunLog(self, run_pk, last_seq)
+
+    def close(self, run_pk: int, events: Sequence[RunEvent]) -> None:
+        """`events` are the last of the run, which somebody else wrote; all there are when none."""
+        self._written.pop(run_pk, None)
+        self._hand_on(events)
+        if not events:
+            self.wake()
 
     def note(self, log: RunLog, *, at_once: bool) -> None:
         """There is something to write: with the next round, or now, because it is the first that a model says."""
@@ -147,23 +158,40 @@ class Journal:
             for log in self._logs.values():
                 self._unwritten += log.drain()
             self._logs.clear()
-            places: dict[int, int] = {}
-            for reader in self._readers:
-                places[reader.run_pk] = min(reader.after, places.get(reader.run_pk, reader.after))
+            places = self._places()
             if not self._unwritten and not places:
                 return
             async with self._runtime.worker_db.transaction(None) as session:
                 if self._unwritten:
                     await store.add_events(session, self._unwritten)
                 found = await store.events_after(session, places) if places else []
-            self._unwritten.clear()
+            written, self._unwritten = self._unwritten, []
+            self._written |= {event.run_pk: event.seq for event in written if event.run_pk in self._written}
         self._hand_out(found)
+        self._hand_on(written)
 
-    def _hand_out(self, found: list[RunEvent]) -> None:
+    def _places(self) -> dict[int, int]:
+        """From where on the events of which runs are to be read. Who has all that is written waits for what will be."""
+        places: dict[int, int] = {}
+        for reader in self._readers:
+            if reader.after < self._written.get(reader.run_pk, reader.after + 1):
+                places[reader.run_pk] = min(reader.after, places.get(reader.run_pk, reader.after))
+        return places
+
+    def _hand_on(self, written: Sequence[RunEvent]) -> None:
+        """Give what was just written to those who have all before it; others read it."""
+        firsts: dict[int, int] = {}
+        for event in written:
+            firsts.setdefault(event.run_pk, event.seq)
+        self._hand_out(
+            written, {reader for reader in self._readers if reader.after + 1 >= firsts.get(reader.run_pk, inf)}
+        )
+
+    def _hand_out(self, found: Sequence[RunEvent], readers: Collection[_Reader] | None = None) -> None:
         by_run: dict[int, list[RunEvent]] = {}
         for event in found:
             by_run.setdefault(event.run_pk, []).append(event)
-        for reader in [*self._readers]:
+        for reader in [*(self._readers if readers is None else readers)]:
             events = [event for event in by_run.get(reader.run_pk, ()) if event.seq > reader.after]
             if events and not reader.found.done():
                 reader.found.set_result(events)

@@ -12,7 +12,7 @@ from memory_service.core.canonical import dumps, loads
 from memory_service.errors import Conflict, InvalidInput, NoUserMessage
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, planning, threads
-from memory_service.services.ending import end_idle
+from memory_service.services.ending import created_event, end_idle
 from memory_service.services.execution import Runner
 from memory_service.services.ingest import Draft
 from memory_service.services.run_spec import RunSpec
@@ -22,7 +22,7 @@ from memory_service.store import runs as store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import MessageRecord, NewMessage
-from memory_service.store.runs import RunRecord
+from memory_service.store.runs import RunEvent, RunRecord
 from memory_service.store.threads import ThreadRecord, get_thread
 
 MAX_QUEUED = 100
@@ -30,12 +30,14 @@ MAX_QUEUED = 100
 
 @dataclass(frozen=True, slots=True)
 class ShownRun:
-    """A run, the newest reply it wrote, and the events before which a stream of what was just asked begins."""
+    """A run, the newest reply it wrote, and the event behind which a stream of what was just asked begins; `begun` are the
+    first of that stream, as far as they are known."""
 
     thread_id: str
     record: RunRecord
     reply: MessageRecord | None
     since: int = 0
+    begun: tuple[RunEvent, ...] = ()
 
 
 async def create(
@@ -65,7 +67,7 @@ async def create(
             run = await begin(runtime, runner, session, thread, spec, prepared, ["message."], metadata, now)
         if call:
             await idempotency.record(session, call, Answer(201, run.id), now)
-    return ShownRun(thread_id, run, None)
+    return ShownRun(thread_id, run, None, begun=() if run.status == "queued" else (created_event(run),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ async def start(
         run = await begin(runtime, runner, session, thread, spec, prepared, fields, metadata, now, must_ask=False)
         if call:
             await idempotency.record(session, call, Answer(200, dumps({"id": thread.id, "run_id": run.id})), now)
-    return ShownRun(thread.id, run, None)
+    return ShownRun(thread.id, run, None, begun=(created_event(run),))
 
 
 async def begin(
@@ -132,8 +134,10 @@ async def begin(
     elif must_ask:
         _check_asked(thread)
     run = await _add(runtime, session, thread, spec, metadata, now, owner=runner.server, id=id)
+    begun = created_event(run)
+    await store.add_events(session, [begun])
     project_id = session.info["project_id"]
-    on_commit(session, lambda: runner.start(project_id, thread.id, run, now))
+    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, begun.seq))
     return run
 
 

@@ -24,21 +24,26 @@ from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.prompts import PromptRecord
-from memory_service.store.threads import ThreadRecord, bump_version, get_thread
+from memory_service.store.threads import ThreadRecord, bump_version
 
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """The answer to a usage report."""
+    """A prompt as it is reported, and the reply that was."""
 
-    prompt: BuiltPrompt
+    thread_id: str
+    record: PromptRecord
     reply: MessageRecord | None
+
+    @property
+    def prompt(self) -> BuiltPrompt:
+        return show_stored(self.thread_id, self.record)
 
 
 async def report(
     runtime: Runtime,
     session: Session,
-    thread_id: str,
+    thread: ThreadRecord,
     prompt_id: str,
     usage: Mapping[str, Any],
     reply: NewMessage | None,
@@ -47,8 +52,9 @@ async def report(
     run_id: str | None = None,
     diagnostics: Mapping[str, Any] | None = None,
 ) -> Reported:
-    """Take what the provider reported for a prompt: mark it sent, append the reply, write the ledger, teach the token
-    estimate. `diagnostics` is what the provider said of its prompt cache; it is kept in the usage, as `diagnostics`.
+    """Take what the provider reported for a prompt of a thread whose row this transaction holds: mark it sent, append the
+    reply, write the ledger, teach the token estimate. `diagnostics` is what the provider said of its prompt cache; it is
+    kept in the usage, as `diagnostics`.
 
     The same report again changes nothing, except that a reply may still come when none came before; another usage or
     another reply is a Conflict. A reply is never refused for being late: it was paid for, and stands where it arrived.
@@ -57,7 +63,6 @@ async def report(
     reported = ReportedUsage.parse(usage)
     if diagnostics is not None:
         usage = {**usage, "diagnostics": diagnostics}
-    thread = await get_thread(session, thread_id, lock=True)
     record = await prompt_store.get_prompt(session, thread.pk, prompt_id)
     plan = json.loads(record.plan)
     check_form(usage, plan["provider"])
@@ -68,14 +73,14 @@ async def report(
     if reply is not None and appended:
         (kept,) = await ingest.append(session, thread, [reply], ["message."])
     if record.usage is None:
-        await prompt_store.mark_sent(session, record, dumps(usage), kept.seq if kept else None, now)
+        record = await prompt_store.mark_sent(session, record, dumps(usage), kept.seq if kept else None, now)
         await ledger.record(session, runtime, thread, _paid_call(record.id, plan, usage, run_id), now)
         await _learn(session, runtime, thread, record, plan["rebuild"], reported, now)
         if not appended:
             await bump_version(session, thread.pk)
     elif kept and appended:
-        await prompt_store.set_reply(session, record, kept.seq)
-    return Reported(show_stored(thread_id, await prompt_store.get_prompt(session, thread.pk, prompt_id)), kept)
+        record = await prompt_store.set_reply(session, record, kept.seq)
+    return Reported(thread.id, record, kept)
 
 
 def _paid_call(prompt_id: str, plan: Mapping[str, Any], usage: Mapping[str, Any], run_id: str | None) -> PaidCall:

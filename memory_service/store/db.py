@@ -4,20 +4,21 @@ Every connection acts as a role that owns nothing and bypasses nothing: `memory_
 transaction names, and none when it names no project; `memory_worker` (background loops, the command line) sees all. So a
 query that forgets its project finds nothing instead of everything.
 
-A round trip costs as much as a short query. So psycopg is in autocommit mode and we begin transactions ourselves, project
-and all, in one message; what is one statement, such as looking up a key, needs no transaction at all.
+psycopg is in autocommit mode and we begin transactions ourselves, together with their first statement; what is one
+statement, such as looking up a key, needs no transaction at all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
@@ -115,21 +116,24 @@ class Database:
         """The first value of a statement, in psycopg's spelling, that is a transaction by itself, in no project. It must
         be safe to repeat."""
         with _explained(), self._counted():
-            pooled, cursor = await self._first(sql, parameters)
+            pooled = await self._connection()
+            try:
+                row = await (await send(_driver(pooled), (sql, parameters))).fetchone()
+            except BaseException:
+                await asyncio.shield(_abandon(pooled))
+                raise
             pooled.close()
-            row = await cursor.fetchone()
             return None if row is None else row[0]
 
     @asynccontextmanager
     async def _session(self, begin: str, project_id: int | None) -> AsyncIterator[Session]:
         named = "''" if project_id is None else f"'{project_id:d}'"
         with _explained(), self._counted():
-            pooled, _ = await self._first(f"{begin}; SET LOCAL memory.project_id = {named}")
-            connection = _driver(pooled)
-            session = Session(connection, project_id)
+            pooled = await self._connection()
+            session = Session(_driver(pooled), project_id, (begin, f"SET LOCAL memory.project_id = {named}"))
             try:
                 yield session
-                await send(connection, "COMMIT")
+                await session.commit()
             except BaseException:
                 await asyncio.shield(_abandon(pooled))
                 raise
@@ -137,20 +141,12 @@ class Database:
             for note in noted(session):
                 note()
 
-    async def _first(
-        self, sql: str, parameters: Mapping[str, Any] | None = None
-    ) -> tuple[PoolProxiedConnection, AsyncCursor[Any]]:
-        """A pooled connection with the first statement done. It may be of a server that is gone; nothing has happened on
-        it yet, so another one is as good, and as many may be as old as there are."""
-        for others in range(self._pool_size, -1, -1):
-            pooled = await self._engine.raw_connection()
-            try:
-                return pooled, await send(_driver(pooled), sql, parameters)
-            except BaseException as error:
-                await asyncio.shield(_abandon(pooled))
-                if not others or not isinstance(error, DBAPIError) or not error.connection_invalidated:
-                    raise
-        raise AssertionError
+    async def _connection(self) -> PoolProxiedConnection:
+        """From the pool. A server that went away has closed its connections, however many there are."""
+        while _is_over(_driver(pooled := await self._engine.raw_connection())):
+            await greenlet_spawn(pooled.invalidate)
+            pooled.close()
+        return pooled
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -214,6 +210,18 @@ def _driver(pooled: PoolProxiedConnection) -> AsyncConnection[Any]:
     connection = pooled.driver_connection
     assert isinstance(connection, AsyncConnection)
     return connection
+
+
+def _is_over(connection: AsyncConnection[Any]) -> bool:
+    """Whether an idle connection was closed at the other end: then there is something to read, to no question of ours."""
+    try:
+        looking = select.poll()
+        looking.register(connection.fileno(), select.POLLIN)
+        while looking.poll(0):
+            connection.pgconn.consume_input()  # a last word of the server; the end raises
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 async def _abandon(pooled: PoolProxiedConnection) -> None:

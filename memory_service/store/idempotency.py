@@ -117,7 +117,7 @@ async def forget_threads(session: Session, thread_ids: Sequence[str]) -> None:
 
 
 async def record(session: Session, call: IdempotentCall, answer: Answer, now: datetime) -> None:
-    await session.execute(
+    await session.post(
         text(
             "INSERT INTO idempotency_records (project_id, method, path, key, body_hash, status, answer, created_at)"
             " VALUES (:project_id, :method, :path, :key, :body_hash, :status, :answer, :now)"

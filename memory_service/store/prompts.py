@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memory_service.core.canonical import dumps
@@ -68,7 +68,7 @@ async def get_lanes(session: Session, thread_pk: int) -> dict[str, Lane]:
 
 async def save_lane(session: Session, thread_pk: int, key: str, lane: Lane, now: datetime) -> None:
     """Store a lane; a thread keeps its newest MAX_LANES."""
-    await session.execute(
+    await session.post(
         text(
             # The DELETE does not see what the INSERT did.
             "WITH saved AS (INSERT INTO lanes (thread_pk, key, project_id, state, updated_at)"
@@ -94,7 +94,7 @@ async def mark_edited(session: Session, thread_pk: int, seq: int, *, deleted: bo
         text("SELECT key, state FROM lanes WHERE thread_pk = :thread_pk"), {"thread_pk": thread_pk}
     )
     for key, state in rows.all():
-        await session.execute(
+        await session.post(
             text("UPDATE lanes SET state = :state WHERE thread_pk = :thread_pk AND key = :key"),
             {
                 "thread_pk": thread_pk,
@@ -128,7 +128,7 @@ async def add_prompt(
     now: datetime,
 ) -> None:
     """Store a prompt, and its stable text unless the thread has it. The thread's version moves, and is the prompt's."""
-    await session.execute(
+    await session.post(
         text(
             "WITH thread AS (UPDATE threads SET version = version + 1 WHERE pk = :thread_pk RETURNING version),"
             " stable AS (INSERT INTO stable_texts (thread_pk, digest, project_id, content)"
@@ -213,9 +213,11 @@ async def prompts_after(session: Session, thread_pk: int, pk: int, limit: int) -
     return [PromptRecord(*row) for row in rows]
 
 
-async def mark_sent(session: Session, prompt: PromptRecord, usage: str, reply_seq: int | None, now: datetime) -> None:
+async def mark_sent(
+    session: Session, prompt: PromptRecord, usage: str, reply_seq: int | None, now: datetime
+) -> PromptRecord:
     """Note that a prompt reached the provider; older ones of its lane that did not are abandoned."""
-    await session.execute(
+    await session.post(
         text(
             "WITH sent AS (UPDATE prompts SET status = 'sent', usage = :usage, reply_seq = :reply_seq, sent_at = :now"
             " WHERE pk = :pk)"
@@ -231,12 +233,14 @@ async def mark_sent(session: Session, prompt: PromptRecord, usage: str, reply_se
             "lane_key": prompt.lane_key,
         },
     )
+    return replace(prompt, status="sent", usage=usage, reply_seq=reply_seq, sent_at=now)
 
 
-async def set_reply(session: Session, prompt: PromptRecord, reply_seq: int) -> None:
-    await session.execute(
+async def set_reply(session: Session, prompt: PromptRecord, reply_seq: int) -> PromptRecord:
+    await session.post(
         text("UPDATE prompts SET reply_seq = :reply_seq WHERE pk = :pk"), {"pk": prompt.pk, "reply_seq": reply_seq}
     )
+    return replace(prompt, reply_seq=reply_seq)
 
 
 async def get_estimate(session: Session, provider: str, model: str, *, lock: bool = False) -> TokenEstimate | None:
@@ -251,7 +255,7 @@ async def get_estimate(session: Session, provider: str, model: str, *, lock: boo
 
 
 async def save_estimate(session: Session, provider: str, model: str, estimate: TokenEstimate, now: datetime) -> None:
-    await session.execute(
+    await session.post(
         text(
             "INSERT INTO token_estimates (project_id, provider, model, state, updated_at)"
             " VALUES (:project_id, :provider, :model, :state, :now)"

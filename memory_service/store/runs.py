@@ -13,6 +13,7 @@ from memory_service.core.canonical import dumps
 from memory_service.core.runs import ACTIVE, ENDED
 from memory_service.errors import NotFound
 from memory_service.store.db import Session
+from memory_service.store.messages import MessageRecord
 from memory_service.store.pages import Page, PageQuery, fetch_page
 from memory_service.store.session import InBinary, text
 
@@ -88,12 +89,15 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """`seq` counts from 1 in its run; `content` is JSON."""
+    """`seq` counts from 1 in its run; `content` is JSON. `run` and `message` are what it tells of, as far as that is known
+    because it was written in this process."""
 
     run_pk: int
     seq: int
     type: str
     content: str
+    run: RunRecord | None = None
+    message: MessageRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +275,7 @@ async def count_queued(session: Session, thread_pk: int) -> int:
 
 async def add_events(session: Session, events: Sequence[RunEvent]) -> None:
     """Those of runs that still exist."""
-    await session.execute(
+    await session.post(
         _INSERT_EVENTS,
         {
             "pks": sorted({event.run_pk for event in events}),

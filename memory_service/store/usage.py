@@ -127,7 +127,7 @@ class Group:
 
 
 async def add_entry(session: Session, entry: Entry) -> None:
-    await session.execute(_ADD, {"project_id": session.info["project_id"], **asdict(entry)})
+    await session.post(_ADD, {"project_id": session.info["project_id"], **asdict(entry)})
 
 
 def _sums(row: Any) -> Sums:

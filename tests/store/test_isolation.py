@@ -39,7 +39,7 @@ from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.idempotency import IdempotentCall, find
 from memory_service.store.migrate import allow_login
 from memory_service.store.pages import Page, PageQuery
-from memory_service.store.session import send
+from memory_service.store.session import Statement, send
 from memory_service.store.tables import metadata
 from tests.conftest import Service
 
@@ -160,7 +160,8 @@ def within(url: str, project_id: int | None, body: Callable[[Session], Awaitable
 
 def rows(url: str, project_id: int | None, sql: str, **options: Any) -> list[Any]:
     async def body(session: Session) -> list[Any]:
-        done = await send(session.connection, sql)
+        await session.flush()
+        done = await send(session.connection, (sql, None))
         return await done.fetchall() if done.description else [done.rowcount]
 
     return within(url, project_id, body, **options)
@@ -235,11 +236,14 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The store's statements lose their project on the way to Postgres. Returns what they were."""
     forgotten: list[str] = []
 
-    async def forget(connection: Any, statement: str, parameters: Any = None, *, binary: bool = False) -> Any:
-        without = re.sub(r"(\w+\.)?project_id = %\(project_id\)s(::\w+)?", "true", statement)
-        if without != statement:
-            forgotten.append(statement)
-        return await send(connection, without, parameters, binary=binary)
+    async def forget(connection: Any, *statements: Statement, binary: bool = False) -> Any:
+        sent = []
+        for statement, parameters in statements:
+            without = re.sub(r"(\w+\.)?project_id = %\(project_id\)s(::\w+)?", "true", statement)
+            if without != statement:
+                forgotten.append(statement)
+            sent.append((without, parameters))
+        return await send(connection, *sent, binary=binary)
 
     monkeypatch.setattr("memory_service.store.session.send", forget)
     return forgotten

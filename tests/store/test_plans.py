@@ -46,7 +46,7 @@ from memory_service.store.messages import NewMessage
 from memory_service.store.migrate import migrate
 from memory_service.store.pages import PageQuery
 from memory_service.store.projects import AuthenticatedKey
-from memory_service.store.session import send
+from memory_service.store.session import Statement, send
 from tests.store.conftest import database
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -129,7 +129,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[str]:
         yield url
 
 
-Catch = list[tuple[str, Any]]
+Catch = list[Statement]
 
 
 def explain(
@@ -138,9 +138,9 @@ def explain(
     """Run what uses the store, then once more each statement that it sent, explained. Nothing of it stays."""
     caught: Catch = []
 
-    async def catch(connection: Any, statement: str, parameters: Any = None, *, binary: bool = False) -> Any:
-        caught.append((statement, parameters))
-        return await send(connection, statement, parameters, binary=binary)
+    async def catch(connection: Any, *statements: Statement, binary: bool = False) -> Any:
+        caught.extend(statements)
+        return await send(connection, *statements, binary=binary)
 
     class RollBack(Exception):
         pass
@@ -150,13 +150,16 @@ def explain(
         try:
             with suppress(RollBack):
                 async with db.transaction(project_id) as session:
+                    await session.flush()
                     with pytest.MonkeyPatch.context() as patch:
                         patch.setattr("memory_service.store.session.send", catch)
                         await use(session)
+                        await session.flush()
                     raise RollBack
             found: list[Explained] = []
             with suppress(RollBack):
                 async with db.transaction(project_id) as session:
+                    await session.flush()
                     for statement in caught:
                         found += await explained(session, *statement)
                     raise RollBack
@@ -169,7 +172,7 @@ def explain(
 
 async def explained(session: Session, statement: str, parameters: Any) -> list[Explained]:
     explain = "EXPLAIN (FORMAT JSON, ANALYZE, BUFFERS, TIMING OFF)"
-    custom = await (await send(session.connection, f"{explain} {statement}", parameters)).fetchone()
+    custom = await (await send(session.connection, (f"{explain} {statement}", parameters))).fetchone()
     assert custom
     found = [_read(statement, custom[0], ran=True)]
     names: list[str] = []
@@ -180,7 +183,7 @@ async def explained(session: Session, statement: str, parameters: Any) -> list[E
         return f"${names.index(match[1]) + 1}"
 
     generic = re.sub(r"%\((\w+)\)s", numbered, statement).replace("%%", "%")
-    plan = await (await send(session.connection, f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}")).fetchone()
+    plan = await (await send(session.connection, (f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}", None))).fetchone()
     assert plan
     return [*found, _read(generic, plan[0], ran=False)]
 

@@ -18,6 +18,7 @@ from memory_service.errors import MemoryServiceError
 from memory_service.services import runs
 from memory_service.services.runs import ShownRun
 from memory_service.store import messages as message_store
+from memory_service.store import runs as run_store
 from memory_service.store.runs import RunEvent, RunRecord
 
 Told = tuple[str, dict[str, Any]]
@@ -61,23 +62,26 @@ async def _told(context: Context, shown: ShownRun, reply: _Reply, happened: RunE
         case "message.delta":
             return list(reply.delta(content))
         case "message.completed":
-            return await _completed(context, shown, reply, content["message_id"])
+            return await _completed(context, shown, reply, happened, content["message_id"])
         case "run.created" | "prompt.built":
             return []
-    found = await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)
-    return [(f"thread.{happened.type}", render.run(found.record, shown.thread_id))]
+    run = happened.run or (await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)).record
+    return [(f"thread.{happened.type}", render.run(run, shown.thread_id))]
 
 
-async def _completed(context: Context, shown: ShownRun, reply: _Reply, message_id: str) -> list[Told]:
+async def _completed(
+    context: Context, shown: ShownRun, reply: _Reply, happened: RunEvent, message_id: str
+) -> list[Told]:
     """A reply as it was kept, and the steps of it that are over. Of one that was deleted since, nothing."""
     async with context.runtime.db.read_only(context.project_id) as session:
-        record = await message_store.find_message(session, shown.record.thread_pk, message_id)
-        found = await runs.get(context.runtime, context.project_id, shown.thread_id, shown.record.id)
-        kept = await steps.of_run(session, shown.thread_id, found.record)
+        thread_pk = shown.record.thread_pk
+        record = happened.message or await message_store.find_message(session, thread_pk, message_id)
+        run = happened.run or await run_store.get_run(session, thread_pk, shown.record.id)
+        kept = await steps.of_run(session, shown.thread_id, run)
     if record is None:
         return []
     told: list[Told] = []
-    message = render.message(record, shown.thread_id, found.record)
+    message = render.message(record, shown.thread_id, run)
     ids = (steps.message_step_id(message_id), steps.calls_step_id(message_id))
     for step in (step for step in kept if step["id"] in ids):
         told += reply.opened(message_id, step["type"])
