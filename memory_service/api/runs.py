@@ -84,7 +84,8 @@ async def get_run(
     last_event_id: LastEventId = None,
 ) -> Response:
     """One run; or its events, also those that came before."""
-    shown = await runs.get(context.runtime, context.project_id, thread_id, run_id)
+    # A stream tells of the reply at its end; until then nobody holds it.
+    shown = await runs.get(context.runtime, context.project_id, thread_id, run_id, with_reply=not stream)
     if stream:
         return _stream(context, shown, _seq(last_event_id))
     return json_response(render.run(shown))
@@ -184,7 +185,9 @@ async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator
         if found and (found[-1].run or found[-1].type.removeprefix("run.") in ENDED):
             return
         if not found or found[-1].type.removeprefix("run.") in _STOPPED:
-            run = (await runs.get(context.runtime, context.project_id, shown.thread_id, run.id)).record
+            run = (
+                await runs.get(context.runtime, context.project_id, shown.thread_id, run.id, with_reply=False)
+            ).record
             if found and found[-1].type == f"run.{run.status}":
                 return
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from memory_service.core.canonical import dumps
@@ -15,7 +15,7 @@ from memory_service.core.pricing import find_model
 from memory_service.core.runs import Spent, tool_calls, unanswered
 from memory_service.core.usage import ReportedUsage, cost_of
 from memory_service.errors import NotFound
-from memory_service.runtime import Runtime, now_utc
+from memory_service.runtime import Runtime
 from memory_service.services import ingest, usage
 from memory_service.services.calling import Ending, Job, text_blocks
 from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
@@ -26,8 +26,6 @@ from memory_service.store.runs import RunEvent, RunRecord, Stray
 from memory_service.store.threads import ThreadRecord, get_thread
 from memory_service.telemetry import metrics
 
-#: A server that wrote no beat for so long is taken for dead.
-DEAD_AFTER_SECONDS = 6.0
 _WORKED_ON = ("in_progress", "cancelling")
 _SERVER_LOST = {
     "code": "server_lost",
@@ -58,7 +56,8 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
             run = await store.get_run(session, thread.pk, job.run.id)
         except NotFound:
             return None
-        if run.owner != server or run.status not in _WORKED_ON:
+        is_ours = run.owner == server and run.status in _WORKED_ON
+        if not is_ours or run.message_ids != job.run.message_ids:  # or it has ended, unheard, and goes on
             return None
         if run.status == "cancelling" and ending.status == "requires_action":
             ending = replace(ending, status="cancelled")
@@ -122,7 +121,7 @@ async def _settle(
         last_error=dumps(ending.error) if ending.error else None,
         incomplete_reason=ending.incomplete_reason,
         provider_reply_id=ending.reply.id if ending.reply and ending.reply.id else run.provider_reply_id,
-        expires_at=now_utc() + timedelta(seconds=job.spec.tool_timeout_seconds) if waits else None,
+        expires_in_seconds=job.spec.tool_timeout_seconds if waits else None,
         ended_at=None if waits else now,
         prompt_ids=[job.prompt.id] if job.prompt and job.prompt.id else [],
         message_ids=[kept.id] if kept else [],
@@ -155,18 +154,18 @@ def _paid(runtime: Runtime, prompt: BuiltPrompt, reported: ReportedUsage) -> tup
 
 
 async def end_stray(runtime: Runtime, stray: Stray, said: Sequence[str], now: datetime) -> None:
-    """End a run whose server is dead, keeping what its model had said, or whose caller did not answer in time."""
+    """End a run that no server has any more, keeping what its model had said, or whose caller did not answer in time."""
     content = text_blocks(said)
     draft = ingest.Draft("assistant", content, "message.", {}, status="incomplete", run_id=stray.run_id)
     prepared = await ingest.prepare(runtime, [draft] if content else [], now)
     async with runtime.db.transaction(stray.project_id) as session:
         thread = await get_thread(session, stray.thread_id, lock=True)
         run = await store.get_run(session, thread.pk, stray.run_id)
-        if run.status in _WORKED_ON and await store.is_dead(session, run.owner, DEAD_AFTER_SECONDS):
+        if run.status in _WORKED_ON and run.owner is None:
             kept = await ingest.append(session, thread, prepared, ["message."]) if prepared else []
             lost = run.status == "in_progress"
             await _end_by(session, run, "failed" if lost else "cancelled", now, kept, _SERVER_LOST if lost else None)
-        elif run.status == "requires_action" and run.expires_at and run.expires_at < now:
+        elif run.status == "requires_action" and await store.has_expired(session, run):
             await answer_open_calls(runtime, session, stray.thread_id, run.id, "No output came in time.", now)
             await _end_by(session, run, "expired", now)
 
@@ -197,7 +196,6 @@ async def _end_by(
         last_error=dumps(error) if error else None,
         required_action=None,
         waiting_message=None,
-        expires_at=None,
         ended_at=now,
         message_ids=[record.id for record in kept],
     )

@@ -7,6 +7,7 @@ within seconds. What is queued for a thread is started by whoever ended the run 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -20,7 +21,7 @@ from memory_service.errors import InvalidInput, MemoryServiceError, NotFound, No
 from memory_service.runtime import Runtime, new_id, now_utc
 from memory_service.services import ingest
 from memory_service.services.calling import Ending, Job, call_model, error_of
-from memory_service.services.ending import DEAD_AFTER_SECONDS, Ended, created_event, end, end_idle, end_stray
+from memory_service.services.ending import Ended, created_event, end, end_idle, end_stray
 from memory_service.services.journal import Journal
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import runs as store
@@ -30,6 +31,10 @@ from memory_service.store.threads import get_thread
 from memory_service.telemetry import logger
 
 _BEAT_SECONDS = 1.0
+# A server that wrote no beat for so long is taken for dead.
+_DEAD_AFTER_SECONDS = 6.0
+# After a longer pause than this between two beats it may be the database that was away, for the others too.
+_LONGEST_PAUSE_SECONDS = 3.0
 _END_PAUSE_SECONDS = 0.5
 _STOPPING = {
     "code": "server_stopping",
@@ -64,7 +69,8 @@ class Runner:
         self._works: dict[int, _Work] = {}
         self._unknown: frozenset[int] = frozenset()
         self.server: UUID = uuid4()
-        self.journal = Journal(runtime)
+        self.journal = Journal(runtime, self.server)
+        self._steady_since = -math.inf  # since when a beat comes soon after the other
 
     async def run(self) -> None:
         """Until cancelled; then what is still worked on is ended as it stands."""
@@ -109,8 +115,9 @@ class Runner:
         except Exception:
             logger.exception("a run could not be ended", extra={"fields": {"run": job.run.id}})
         finally:
-            self._works.pop(job.run.pk, None)
-            self.journal.close(job.run.pk, ended.events if ended else ())
+            if self._works.get(job.run.pk) is work:  # else the run goes on already: the connection broke at the commit
+                del self._works[job.run.pk]
+                self.journal.close(job.run.pk, ended.events if ended else ())
         if ended is None or ended.is_waited_for:
             await self.start_next(job.project_id, job.thread_id)
 
@@ -208,26 +215,35 @@ class Runner:
             return [], error
 
     async def _beat(self) -> None:
+        known = set(self._works)
         async with self._runtime.worker_db.transaction(None) as session:
-            await store.beat(session, self.server)
+            paused = await store.beat(session, self.server)
             owned = await store.owned(session, self.server)
             unknown = owned.keys() - self._works.keys()
             # One that was committed this moment is known by the next beat. Of others nobody here knows: the connection
             # broke when they were committed, or ending them failed.
             await store.disown(session, self.server, self._unknown & unknown)
+            if self._can_tell_the_dead(paused):
+                await store.take_from_dead(session, _DEAD_AFTER_SECONDS)
         self._unknown = frozenset(unknown)
-        for run_pk, status in owned.items():
-            if status == "cancelling":
+        for run_pk in known:  # of what was taken away, nobody keeps what the model still says
+            if owned.get(run_pk) != "in_progress":
                 self.cancel(run_pk)
 
+    def _can_tell_the_dead(self, paused_seconds: float) -> bool:
+        """Not while others may have had no chance of a beat, as we had none: the database was away, say."""
+        now = time.monotonic()
+        if paused_seconds > _LONGEST_PAUSE_SECONDS:
+            self._steady_since = now
+        return now - self._steady_since > _DEAD_AFTER_SECONDS
+
     async def _rescue_all(self) -> None:
-        async with self._runtime.worker_db.transaction(None) as session:
-            strays = await store.strays(session, DEAD_AFTER_SECONDS)
+        async with self._runtime.worker_db.read_only(None) as session:
+            strays = await store.strays(session)
         for stray in strays:
             try:
-                await self._rescue(stray)
-            except Unavailable:
-                raise
+                with suppress(Unavailable):  # a later round finds it
+                    await self._rescue(stray)
             except Exception:  # the others can be helped all the same
                 logger.exception("a run that was left could not be ended", extra={"fields": {"run": stray.run_id}})
 

@@ -8,23 +8,25 @@ database sees some twenty transactions a second, and one more when a reply begin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Any
+from uuid import UUID
 
 from memory_service.core.canonical import dumps
 from memory_service.errors import Unavailable
 from memory_service.providers.base import Delta
 from memory_service.runtime import Runtime
 from memory_service.store import runs as store
-from memory_service.store.runs import RunEvent
+from memory_service.store.runs import Place, RunEvent
 from memory_service.telemetry import logger
 
 _ROUND_SECONDS = 0.05
 _AWAY_SECONDS = 0.5
 # Pieces that are joined with the one before, when they belong together.
 _JOINED = ("text", "thinking", "tool_input")
+_MOST_CHARACTERS = 20_000
 
 
 class RunLog:
@@ -36,6 +38,7 @@ class RunLog:
         self.last_seq = last_seq
         self._last_type = ""
         self._waiting: list[tuple[str, dict[str, Any]]] = []
+        self._characters = 0  # of the last piece that waits
 
     def add(self, type_: str, content: Mapping[str, Any]) -> None:
         self._waiting.append((type_, dict(content)))
@@ -48,14 +51,17 @@ class RunLog:
             content |= {"id": piece.tool_use_id, "name": piece.tool_name}
         elif self._waiting and self._goes_on(self._waiting[-1], content):
             self._waiting[-1][1]["text"].append(piece.text)
+            self._characters += len(piece.text)
             return
         else:
             content["text"] = [piece.text]
+            self._characters = len(piece.text)
         self.add("message.delta", content)
 
-    @staticmethod
-    def _goes_on(last: tuple[str, dict[str, Any]], content: Mapping[str, Any]) -> bool:
+    def _goes_on(self, last: tuple[str, dict[str, Any]], content: Mapping[str, Any]) -> bool:
         type_, before = last
+        if self._characters > _MOST_CHARACTERS:
+            return False
         same = all(before.get(key) == content[key] for key in ("message_id", "index", "type"))
         return type_ == "message.delta" and same and content["type"] in _JOINED
 
@@ -72,17 +78,19 @@ class RunLog:
 
 
 class _Reader:
-    """Somebody who waits for the events of a run after `after`."""
+    """Somebody who waits for the events behind a place."""
 
-    def __init__(self, run_pk: int, after: int) -> None:
-        self.run_pk = run_pk
-        self.after = after
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.found: asyncio.Future[list[RunEvent]] = asyncio.get_running_loop().create_future()
 
 
 class Journal:
-    def __init__(self, runtime: Runtime) -> None:
+    """`server` is who writes here, as the runs that it works on name it."""
+
+    def __init__(self, runtime: Runtime, server: UUID) -> None:
         self._runtime = runtime
+        self._server = server
         self._logs: dict[int, RunLog] = {}  # those with something to write
         self._unwritten: list[RunEvent] = []
         self._written: dict[int, int] = {}  # the newest event of each run that this process works on
@@ -115,7 +123,7 @@ class Journal:
 
     async def next_events(self, run_pk: int, after: int, seconds: float) -> list[RunEvent]:
         """The events of a run after a seq, in order, as soon as there are any; none when there are none for so long."""
-        reader = _Reader(run_pk, after)
+        reader = _Reader((run_pk, after))
         self._readers.add(reader)
         self._wake.set()
         try:
@@ -158,41 +166,42 @@ class Journal:
             for log in self._logs.values():
                 self._unwritten += log.drain()
             self._logs.clear()
-            places = self._places()
-            if not self._unwritten and not places:
-                return
-            async with self._runtime.worker_db.transaction(None) as session:
-                if self._unwritten:
-                    await store.add_events(session, self._unwritten)
-                found = await store.events_after(session, places) if places else []
-            written, self._unwritten = self._unwritten, []
-            self._written |= {event.run_pk: event.seq for event in written if event.run_pk in self._written}
-        self._hand_out(found)
+            written = await self._write()
         self._hand_on(written)
+        if places := self._places():
+            async with self._runtime.worker_db.read_only(None) as session:
+                found = await store.events_after(session, places)
+            for reader in [*self._readers]:
+                self._give(reader, found.get(reader.place, []))
 
-    def _places(self) -> dict[int, int]:
-        """From where on the events of which runs are to be read. Who has all that is written waits for what will be."""
-        places: dict[int, int] = {}
-        for reader in self._readers:
-            if reader.after < self._written.get(reader.run_pk, reader.after + 1):
-                places[reader.run_pk] = min(reader.after, places.get(reader.run_pk, reader.after))
-        return places
+    async def _write(self) -> list[RunEvent]:
+        """What was written. Of a run that is no longer ours nothing is, and all there is is read."""
+        if not self._unwritten:
+            return []
+        ours = await store.write_events(self._runtime.worker_db, self._server, self._unwritten)
+        unwritten, self._unwritten = self._unwritten, []
+        for lost in {event.run_pk for event in unwritten} - ours:
+            self._written.pop(lost, None)
+        written = [event for event in unwritten if event.run_pk in ours]
+        self._written |= {event.run_pk: event.seq for event in written if event.run_pk in self._written}
+        return written
+
+    def _places(self) -> list[Place]:
+        """From where on events are to be read. Who has all that is written waits for what will be."""
+        return list({r.place for r in self._readers if r.place[1] < self._written.get(r.place[0], inf)})
 
     def _hand_on(self, written: Sequence[RunEvent]) -> None:
         """Give what was just written to those who have all before it; others read it."""
-        firsts: dict[int, int] = {}
-        for event in written:
-            firsts.setdefault(event.run_pk, event.seq)
-        self._hand_out(
-            written, {reader for reader in self._readers if reader.after + 1 >= firsts.get(reader.run_pk, inf)}
-        )
-
-    def _hand_out(self, found: Sequence[RunEvent], readers: Collection[_Reader] | None = None) -> None:
         by_run: dict[int, list[RunEvent]] = {}
-        for event in found:
+        for event in written:
             by_run.setdefault(event.run_pk, []).append(event)
-        for reader in [*(self._readers if readers is None else readers)]:
-            events = [event for event in by_run.get(reader.run_pk, ()) if event.seq > reader.after]
-            if events and not reader.found.done():
-                reader.found.set_result(events)
-                self._readers.discard(reader)
+        for reader in [*self._readers]:
+            run_pk, after = reader.place
+            events = by_run.get(run_pk)
+            if events and after + 1 >= events[0].seq:
+                self._give(reader, [event for event in events if event.seq > after])
+
+    def _give(self, reader: _Reader, events: list[RunEvent]) -> None:
+        if events and not reader.found.done():
+            reader.found.set_result(events)
+            self._readers.discard(reader)

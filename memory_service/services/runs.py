@@ -196,10 +196,13 @@ def _waiting(message: Draft | None) -> str | None:
     return None if message is None else dumps({"content": message.content, "metadata": message.metadata})
 
 
-async def get(runtime: Runtime, project_id: int, thread_id: str, run_id: str) -> ShownRun:
+async def get(runtime: Runtime, project_id: int, thread_id: str, run_id: str, *, with_reply: bool = True) -> ShownRun:
     """Raises NotFound."""
     async with runtime.db.read_only(project_id) as session:
-        return await _shown(session, await get_thread(session, thread_id), run_id)
+        thread = await get_thread(session, thread_id)
+        if with_reply:
+            return await _shown(session, thread, run_id)
+        return ShownRun(thread.id, await store.get_run(session, thread.pk, run_id), None)
 
 
 async def _shown(session: Session, thread: ThreadRecord, run_id: str, since: int = 0) -> ShownRun:
@@ -233,9 +236,7 @@ async def answer_tools(
             )
         _check_answers(thread.open_tool_use_ids, [str(output["tool_use_id"]) for output in outputs])
         await ingest.append(session, thread, prepared, ["tool_outputs."])
-        run = await store.update(
-            session, run, status="in_progress", owner=runner.server, required_action=None, expires_at=None
-        )
+        run = await store.update(session, run, status="in_progress", owner=runner.server, required_action=None)
         since = await store.last_event_seq(session, run.pk)
         if call:
             await idempotency.record(session, call, Answer(200, str(since)), now)

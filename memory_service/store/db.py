@@ -113,17 +113,22 @@ class Database:
             yield session
 
     async def scalar(self, sql: str, parameters: Mapping[str, Any]) -> Any:
-        """The first value of a statement, in psycopg's spelling, that is a transaction by itself, in no project. It must
-        be safe to repeat."""
+        """As `rows`: the first value of the first."""
+        found = await self.rows(sql, parameters)
+        return found[0][0] if found else None
+
+    async def rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows of a statement, in psycopg's spelling, that is a transaction by itself, in no project: it is done, and
+        holds no lock, even if this process freezes now. It must be safe to repeat."""
         with _explained(), self._counted():
             pooled = await self._connection()
             try:
-                row = await (await send(_driver(pooled), (sql, parameters))).fetchone()
+                found = await (await send(_driver(pooled), (sql, parameters))).fetchall()
             except BaseException:
                 await asyncio.shield(_abandon(pooled))
                 raise
             pooled.close()
-            return None if row is None else row[0]
+            return found
 
     @asynccontextmanager
     async def _session(self, begin: str, project_id: int | None) -> AsyncIterator[Session]:

@@ -12,10 +12,10 @@ from uuid import UUID
 from memory_service.core.canonical import dumps
 from memory_service.core.runs import ACTIVE, ENDED
 from memory_service.errors import NotFound
-from memory_service.store.db import Session
+from memory_service.store.db import Database, Session
 from memory_service.store.messages import MessageRecord
 from memory_service.store.pages import Page, PageQuery, fetch_page
-from memory_service.store.session import InBinary, text
+from memory_service.store.session import InBinary, spelled, text
 
 RUN_COLUMNS = (
     "pk, thread_pk, id, status, provider, model, spec, waiting_message, owner, spent, prompt_ids, message_ids,"
@@ -26,10 +26,11 @@ RUN_COLUMNS = (
 _SET = frozenset(
     {
         "status", "provider", "model", "waiting_message", "owner", "spent", "required_action", "last_error",
-        "incomplete_reason", "provider_reply_id", "started_at", "expires_at", "ended_at",
+        "incomplete_reason", "provider_reply_id", "started_at", "ended_at",
     }
 )  # fmt: skip
-_EVENTS_AT_ONCE = 200
+_EVENTS_AT_ONCE, _BYTES_AT_ONCE = 200, 200_000
+_WORKED_ON = "status IN ('in_progress', 'cancelling')"
 _INSERT_RUN = text(
     "WITH thread AS (UPDATE threads SET active_run_id = :id WHERE pk = :thread_pk AND :is_active)"
     " INSERT INTO runs (project_id, thread_pk, id, status, provider, model, spec, waiting_message, owner, metadata,"
@@ -41,18 +42,26 @@ _INSERT_RUN = text(
 _GET_RUN = text(
     f"SELECT {RUN_COLUMNS} FROM runs WHERE project_id = :project_id AND thread_pk = :thread_pk AND id = :id"
 )
-# The runs are held, so that none of them is deleted meanwhile; of one that is, there is nothing to tell.
-_INSERT_EVENTS = text(
-    "WITH held AS (SELECT pk, project_id FROM runs WHERE pk = ANY (:pks) ORDER BY pk FOR KEY SHARE)"
+# The runs are held, so that none of them is deleted or ended meanwhile.
+_HELD = "SELECT pk, project_id FROM runs WHERE pk = ANY (:pks)"
+_INSERT_HELD = (
     " INSERT INTO run_events (run_pk, seq, project_id, type, content)"
     " SELECT run_pk, seq, held.project_id, type, content FROM unnest(CAST(:run_pk AS bigint[]), CAST(:seq AS int[]),"
     " CAST(:type AS text[]), CAST(:content AS text[])) AS new (run_pk, seq, type, content)"
     " JOIN held ON held.pk = run_pk ON CONFLICT DO NOTHING"
 )
+_INSERT_EVENTS = text(f"WITH held AS ({_HELD} ORDER BY pk FOR KEY SHARE){_INSERT_HELD}")
+_WRITE_EVENTS = text(
+    f"WITH held AS ({_HELD} AND owner = :server AND {_WORKED_ON} ORDER BY pk FOR SHARE), new AS ({_INSERT_HELD})"
+    " SELECT pk FROM held"
+)
+# Whoever reads slowly holds what was found for them: not much at once.
 _READ_EVENTS = text(
-    "SELECT found.* FROM unnest(CAST(:run_pk AS bigint[]), CAST(:after AS int[])) AS wanted (run_pk, after)"
-    " CROSS JOIN LATERAL (SELECT run_pk, seq, type, content FROM run_events e WHERE e.run_pk = wanted.run_pk"
-    f" AND e.seq > wanted.after ORDER BY e.seq LIMIT {_EVENTS_AT_ONCE}) AS found ORDER BY found.run_pk, found.seq"
+    "SELECT nth, found.run_pk, seq, type, content FROM unnest(CAST(:run_pk AS bigint[]), CAST(:after AS int[]))"
+    " WITH ORDINALITY AS wanted (run_pk, after, nth)"
+    " CROSS JOIN LATERAL (SELECT e.*, sum(octet_length(content)) OVER (ORDER BY seq) - octet_length(content) AS before"
+    "  FROM (SELECT run_pk, seq, type, content FROM run_events WHERE run_pk = wanted.run_pk AND seq > wanted.after"
+    f"  ORDER BY seq LIMIT {_EVENTS_AT_ONCE}) AS e) AS found WHERE before < {_BYTES_AT_ONCE} ORDER BY nth, seq"
 )
 
 
@@ -98,6 +107,10 @@ class RunEvent:
     content: str
     run: RunRecord | None = None
     message: MessageRecord | None = None
+
+
+#: The pk of a run, and a `seq` in it.
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +240,14 @@ async def update(
     *,
     prompt_ids: Sequence[str] = (),
     message_ids: Sequence[str] = (),
+    expires_in_seconds: float | None = None,
     **values: Any,
 ) -> RunRecord:
     """Set columns and append ids. The thread knows by its row whether a run is active. The caller holds that row."""
     assert values.keys() <= _SET
     sets = [f"{name} = :{name}" for name in values]
+    # By the clock of the database, by which it is looked for.
+    sets += ["expires_at = now() + make_interval(secs => CAST(:expires_in AS float))"]
     sets += ["prompt_ids = prompt_ids || CAST(:prompt_ids AS text[])"] if prompt_ids else []
     sets += ["message_ids = message_ids || CAST(:message_ids AS text[])"] if message_ids else []
     is_active = values.get("status", run.status) in ACTIVE
@@ -244,6 +260,7 @@ async def update(
         text(f"{thread}UPDATE runs SET {', '.join(sets)} WHERE pk = :pk RETURNING {RUN_COLUMNS}"),
         {
             **values,
+            "expires_in": expires_in_seconds,
             "prompt_ids": list(prompt_ids),
             "message_ids": list(message_ids),
             "pk": run.pk,
@@ -275,22 +292,33 @@ async def count_queued(session: Session, thread_pk: int) -> int:
 
 async def add_events(session: Session, events: Sequence[RunEvent]) -> None:
     """Those of runs that still exist."""
-    await session.post(
-        _INSERT_EVENTS,
-        {
-            "pks": sorted({event.run_pk for event in events}),
-            "run_pk": [event.run_pk for event in events],
-            "seq": [event.seq for event in events],
-            "type": [event.type for event in events],
-            "content": InBinary(event.content for event in events),
-        },
-    )
+    await session.post(_INSERT_EVENTS, _columns(events))
 
 
-async def events_after(session: Session, places: Mapping[int, int]) -> list[RunEvent]:
-    """For each run pk the events after a seq, in order; some hundred of each at most."""
-    found = await session.execute(_READ_EVENTS, {"run_pk": list(places), "after": list(places.values())})
-    return [RunEvent(*row) for row in found]
+async def write_events(db: Database, server: UUID, events: Sequence[RunEvent]) -> set[int]:
+    """Those of runs that this server still works on, whose pks it returns: one that was frozen, and taken for dead, has no
+    say any more."""
+    held = await db.rows(spelled(_WRITE_EVENTS.text), {**_columns(events), "server": server})
+    return {pk for (pk,) in held}
+
+
+def _columns(events: Sequence[RunEvent]) -> dict[str, Any]:
+    return {
+        "pks": sorted({event.run_pk for event in events}),
+        "run_pk": [event.run_pk for event in events],
+        "seq": [event.seq for event in events],
+        "type": [event.type for event in events],
+        "content": InBinary(event.content for event in events),
+    }
+
+
+async def events_after(session: Session, places: Sequence[Place]) -> dict[Place, list[RunEvent]]:
+    """The events behind each place, where there are any, in order: the next ones, if they are many or large."""
+    run_pks, afters = [run_pk for run_pk, _ in places], [after for _, after in places]
+    found: dict[Place, list[RunEvent]] = {}
+    for nth, *event in await session.execute(_READ_EVENTS, {"run_pk": run_pks, "after": afters}):
+        found.setdefault(places[nth - 1], []).append(RunEvent(*event))
+    return found
 
 
 async def last_event_seq(session: Session, run_pk: int) -> int:
@@ -323,11 +351,17 @@ async def erase_events(session: Session, thread_pk: int, message_id: str) -> Non
     )
 
 
-async def beat(session: Session, server: UUID) -> None:
-    """For a transaction of the worker's, like all that follows."""
-    await session.execute(
-        text("INSERT INTO servers (id) VALUES (:id) ON CONFLICT (id) DO UPDATE SET beat_at = now()"), {"id": server}
+async def beat(session: Session, server: UUID) -> float:
+    """How many seconds after the one before. For a transaction of the worker's, like all that follows."""
+    paused = await session.scalar(
+        text(
+            "WITH before AS (SELECT beat_at FROM servers WHERE id = :id) INSERT INTO servers (id) VALUES (:id)"
+            " ON CONFLICT (id) DO UPDATE SET beat_at = now()"
+            " RETURNING extract(epoch FROM now() - (SELECT beat_at FROM before))"
+        ),
+        {"id": server},
     )
+    return float(paused or 0)
 
 
 async def leave(session: Session, server: UUID) -> None:
@@ -352,31 +386,37 @@ async def disown(session: Session, server: UUID, run_pks: Collection[int]) -> No
         )
 
 
-async def strays(session: Session, dead_after_seconds: float, limit: int = 100) -> list[Stray]:
-    """Runs whose server is dead, that nobody answers in time, or that wait for a thread which is free."""
+async def take_from_dead(session: Session, dead_after_seconds: float) -> None:
+    """The runs of servers that wrote no beat for so long are nobody's from now on: what those still write is refused.
+
+    A row that is locked is being written to, and is seen to the next time.
+    """
+    await session.execute(
+        text(
+            f"UPDATE runs SET owner = NULL WHERE pk IN (SELECT pk FROM runs r WHERE {_WORKED_ON} AND owner IS NOT NULL"
+            " AND NOT EXISTS (SELECT FROM servers s WHERE s.id = r.owner"
+            "  AND s.beat_at > now() - make_interval(secs => :dead_after_seconds)) FOR NO KEY UPDATE SKIP LOCKED)"
+        ),
+        {"dead_after_seconds": dead_after_seconds},
+    )
+
+
+async def strays(session: Session, limit: int = 100) -> list[Stray]:
+    """Runs that no server has, that nobody answers in time, or that wait for a thread which is free."""
     found = await session.execute(
         text(
             "SELECT r.project_id, t.id AS thread_id, r.id AS run_id FROM runs r JOIN threads t ON t.pk = r.thread_pk"
-            " WHERE (r.status IN ('in_progress', 'cancelling') AND NOT EXISTS (SELECT FROM servers s"
-            "   WHERE s.id = r.owner AND s.beat_at > now() - make_interval(secs => :dead_after_seconds)))"
-            " OR (r.status = 'requires_action' AND r.expires_at < now())"
-            " OR (r.status = 'queued' AND t.active_run_id IS NULL)"
-            " ORDER BY r.pk LIMIT :limit"
+            f" WHERE ({_WORKED_ON} AND owner IS NULL) OR (status = 'requires_action' AND expires_at < now())"
+            " OR (status = 'queued' AND t.active_run_id IS NULL) ORDER BY r.pk LIMIT :limit"
         ),
-        {"dead_after_seconds": dead_after_seconds, "limit": limit},
+        {"limit": limit},
     )
     return [Stray(*row) for row in found]
 
 
-async def is_dead(session: Session, server: UUID | None, dead_after_seconds: float) -> bool:
-    found = await session.scalar(
-        text(
-            "SELECT EXISTS (SELECT FROM servers WHERE id = :id"
-            " AND beat_at > now() - make_interval(secs => :dead_after_seconds))"
-        ),
-        {"id": server, "dead_after_seconds": dead_after_seconds},
-    )
-    return not found
+async def has_expired(session: Session, run: RunRecord) -> bool:
+    """By the clock of the database, as whoever waits was told."""
+    return bool(await session.scalar(text("SELECT expires_at < now() FROM runs WHERE pk = :pk"), {"pk": run.pk}))
 
 
 async def delete_old(session: Session, until: datetime, limit: int) -> int:

@@ -54,7 +54,7 @@ class Session:
 
     async def post(self, statement: TextClause, parameters: Mapping[str, Any]) -> None:
         """Execute a statement whose answer is not needed. What it raises, the next one executed raises, or the commit."""
-        self._posted.append((_spelled(statement.text), parameters))
+        self._posted.append((spelled(statement.text), parameters))
 
     async def execute(
         self,
@@ -64,7 +64,7 @@ class Session:
         execution_options: Mapping[str, Any] | None = None,
     ) -> Result[*tuple[Any, ...]]:
         """Raises SQLAlchemy's errors."""
-        cursor = await self._send(_spelled(statement.text), parameters or {}, binary=bool(execution_options))
+        cursor = await self._send(spelled(statement.text), parameters or {}, binary=bool(execution_options))
         rows = cursor.pgresult
         if rows is None or rows.nfields == 0:
             return IteratorResult(_keys(()), iter(()))
@@ -72,7 +72,7 @@ class Session:
 
     async def rows(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """As `execute`, all rows as they come from the driver: for many of them."""
-        return await (await self._send(_spelled(statement.text), parameters)).fetchall()
+        return await (await self._send(spelled(statement.text), parameters)).fetchall()
 
     async def scalar(
         self,
@@ -82,7 +82,7 @@ class Session:
         execution_options: Mapping[str, Any] | None = None,
     ) -> Any:
         """The first value of the first row; None when there is none."""
-        cursor = await self._send(_spelled(statement.text), parameters or {}, binary=bool(execution_options))
+        cursor = await self._send(spelled(statement.text), parameters or {}, binary=bool(execution_options))
         row = await cursor.fetchone()
         return None if row is None else row[0]
 
@@ -152,7 +152,7 @@ def wrapped(error: psycopg.Error, sql: str | None = None, *, is_lost: bool = Fal
 
 
 @lru_cache(maxsize=1_000)
-def _spelled(statement: str) -> str:
+def spelled(statement: str) -> str:
     """`:name` as psycopg wants it."""
     return _PARAMETER.sub(r"%(\1)s", statement.replace("%", "%%")).replace("\\:", ":")
 

@@ -293,7 +293,7 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
             "prompts": (await prompts.list_prompts(session, pk, newest)).items,
             "run": await or_none(runs.get_run(session, pk, tenant.run_id)),
             "runs": (await runs.list_runs(session, pk, newest)).items,
-            "events": await runs.events_after(session, {tenant.run_pk: 0}),
+            "events": await runs.events_after(session, [(tenant.run_pk, 0)]),
             "estimates": (await prompts.list_estimates(session))[int(tenant is other) :],
             "answer": await find(session, tenant.call, now),
             "used": (await usage.sum_all(session, usage.Selection(thread_id=tenant.thread_id))).calls,
