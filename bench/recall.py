@@ -27,9 +27,10 @@ from bench.plot import Line, save_lines
 from bench.report import Report, Row, Section, progress
 from memory_service.core.quoting import Candidate, render_candidate
 from memory_service.core.recall import Hit, index_entry, rank
+from memory_service.core.similarity import common_of
 from memory_service.core.terms import passages_of
-from memory_service.providers.base import Vectors
-from memory_service.providers.embeddings.builtin import BuiltinEmbedder
+from memory_service.providers.base import Embedder, Vectors
+from memory_service.providers.embeddings.registry import EmbedderSpec, open_embedder
 from memory_service.providers.tokenizers import O200kCounter
 
 RANKINGS = ("words", "vectors", "both")
@@ -47,10 +48,10 @@ class Indexed:
     index: bytes
     passages: Sequence[tuple[int, str]]  # message, text
     vectors: Vectors
-    queries: Vectors
+    queries: Sequence[Vectors]
 
     def hits(self, number: int, ranking: str) -> list[Hit]:
-        similarity = (self.vectors @ self.queries[number]).astype(np.float64)
+        similarity = (self.vectors @ (self.queries[number] - common_of(self.vectors))).astype(np.float64)
         if ranking == "vectors":
             order = np.argsort(-similarity, kind="stable")[:_RANKED]
             return [Hit(int(place), 0, 0, float(similarity[place])) for place in order]
@@ -58,41 +59,49 @@ class Indexed:
         return rank(self.index, text, _RANKED, None if ranking == "words" else similarity)
 
 
-def run(*, quick: bool) -> Report:
+def run(*, quick: bool, embedder: str = "builtin") -> Report:
     if not corpora.data_dir().is_dir():
         return Report("recall", skipped=f"no evaluation data at {corpora.data_dir()}; set MEMORY_EVAL_DATA")
-    embedder = BuiltinEmbedder()
+    return asyncio.run(_run(EmbedderSpec.parse(embedder), quick))
+
+
+async def _run(spec: EmbedderSpec, quick: bool) -> Report:
+    embedder = await open_embedder(spec)
     some = slice(1) if quick else slice(None)
-    locomo, beam = _read("LoCoMo", corpora.locomo()[some], embedder), _read("BEAM", corpora.beam()[some], embedder)
     every = 20 if quick else 1
-    others = [_read("MADial", corpora.madial(), embedder), _read("paraKQC", corpora.parakqc(every), embedder)]
+    locomo = await _read("LoCoMo", corpora.locomo()[some], embedder)
+    beam = await _read("BEAM", corpora.beam()[some], embedder)
+    madial = await _read("MADial", corpora.madial(), embedder)
+    parakqc = await _read("paraKQC", corpora.parakqc(every), embedder)
+    await embedder.close()
     counter = O200kCounter()
     sections = [
         Section("LoCoMo", [locomo_row(locomo, ranking) for ranking in RANKINGS]),
         Section("BEAM 100K", [beam_row(beam, ranking, counter) for ranking in RANKINGS]),
-        Section("Other", [other_row(*others, ranking) for ranking in RANKINGS]),
+        Section("Other", [other_row(madial, parakqc, ranking) for ranking in RANKINGS]),
     ]
-    if not quick:
+    if not quick and spec.provider == "builtin":
         _plot(sections)
     asked = [sum(len(one.corpus.questions) for one in indexed) for indexed in (locomo, beam)]
-    notes = [f"{asked[0]:,} questions of LoCoMo, {asked[1]} of BEAM."]
+    notes = [
+        f"{asked[0]:,} questions of LoCoMo, {asked[1]} of BEAM; vectors by {spec.provider}:{Path(spec.model).name}."
+    ]
     return Report("recall", sections, notes)
 
 
-def _read(name: str, found: Sequence[Corpus], embedder: BuiltinEmbedder) -> list[Indexed]:
+async def _read(name: str, found: Sequence[Corpus], embedder: Embedder) -> list[Indexed]:
     progress(f"recall: {name}: {len(found)} conversations")
-    return [indexed(corpus, embedder) for corpus in found]
+    return [await indexed(corpus, embedder) for corpus in found]
 
 
-def indexed(corpus: Corpus, embedder: BuiltinEmbedder) -> Indexed:
+async def indexed(corpus: Corpus, embedder: Embedder) -> Indexed:
     index = b"".join(
         index_entry(seq if corpus.is_thread else 1, role, text)
         for seq, (role, text) in enumerate(zip(corpus.roles, corpus.texts, strict=True), start=1)
     )
     passages = [(at, passage) for at, text in enumerate(corpus.texts) for passage in passages_of(text)]
-    embed = lambda texts: asyncio.run(embedder.embed_passages(texts))  # noqa: E731
-    vectors = embed([text for _, text in passages])
-    queries = embed([question.text for question in corpus.questions])
+    vectors = await embedder.embed_passages([text for _, text in passages])
+    queries = [await embedder.embed_query(question.text) for question in corpus.questions]
     return Indexed(corpus, index, passages, vectors, queries)
 
 

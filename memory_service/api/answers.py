@@ -10,7 +10,7 @@ T = TypeVar("T")
 _NOT_DELETED = "Messages that were not deleted."
 _WHY = (
     "What the score is made of: BM25 of its own words (`words`), BM25 together with what stands near it (`neighbours`), "
-    "the cosine of its vector (`vector`)."
+    "by how much its vector is more like that of the query than like the others (`vector`)."
 )
 
 

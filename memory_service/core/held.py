@@ -12,17 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_service.core.corpus import Bools, Corpus, Floats, Ints
-from memory_service.core.similarity import cosines_by_signs, pack_signs
+from memory_service.core.similarity import cosines_by_signs, pack_signs, steady
 
 
 @dataclass(frozen=True, slots=True)
 class HeldVectors:
-    """By one embedder, in the order of the corpus: `rows` are the vectors, or their signs alone. `there`: which exist."""
+    """By one embedder, in the order of the corpus: `rows` are the vectors, or their signs alone. `there`: which exist.
+    `common` is what they have in common, once it is known."""
 
     embedder_pk: int
     rows: npt.NDArray[Any]
     there: Bools
     are_signs: bool
+    common: npt.NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, embedder_pk: int, places: Ints, found: Ints, rows: npt.NDArray[Any], *, are_signs: bool) -> Self:
@@ -36,7 +38,7 @@ class HeldVectors:
 
     def before(self, end: int) -> HeldVectors:
         """Those of the first passages."""
-        return replace(self, rows=self.rows[:end], there=self.there[:end])
+        return replace(self, rows=self.rows[:end], there=self.there[:end], common=None)
 
     @property
     def complete(self) -> int:
@@ -50,8 +52,20 @@ class HeldVectors:
             there=np.concatenate([self.there, more.there]),
         )
 
+    def shares_common(self, earlier: HeldVectors | None) -> bool:
+        """Whether what an earlier part of the same had in common is what this would be found to have."""
+        if earlier is None or earlier.common is None:
+            return False
+        if (earlier.embedder_pk, earlier.are_signs) != (self.embedder_pk, self.are_signs):
+            return False
+        return steady(len(self.there)) == steady(len(earlier.there)) <= earlier.complete
+
+    def asked(self, query: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A query without what these have in common."""
+        return query if self.common is None else query - self.common
+
     def similarity(self, query: npt.NDArray[np.float32]) -> Floats:
-        """Cosines to a query, or estimates of them by signs; NaN where there is no vector."""
+        """Dot products with a query, or estimates of them by signs; NaN where there is no vector."""
         if self.are_signs:
             found = cosines_by_signs(self.rows, pack_signs(query), len(query))
         else:  # as Postgres compares half-precision numbers, and in one thread

@@ -43,8 +43,8 @@ class Hit:
     """A passage that a query found. `document` counts passages in index order; `passage` is its number in the message.
 
     `score` is what it is ranked by, `fused` how much it says of the query, both in standard deviations from the average
-    passage. `words` is BM25 of the passage itself, `neighbours` of it together with those near it,
-    `vector` the cosine of its vector and the query's. `by_neighbours`: nothing but those near it led to it.
+    passage. `words` is BM25 of the passage itself, `neighbours` of it together with those near it, `vector` how much more
+    its vector is like the query's than like the others. `by_neighbours`: nothing but those near it led to it.
     """
 
     document: int
@@ -122,7 +122,8 @@ class Words:
 def rank(index: bytes, query: str, limit: int, similarity: Floats | None = None) -> list[Hit]:
     """The best passages for a query, best first; equal scores by position.
 
-    `similarity` is that of each passage's vector to the query's, in index order; NaN where there is none yet. Without it
+    `similarity` is that of each passage's vector to the query's, without what all have in common (core/similarity.py), in
+    index order; NaN where there is none yet. Without it
     only what shares words is found.
     """
     return best(weigh_words(Corpus.of(index), query), limit, similarity)

@@ -7,9 +7,12 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+Vectors = npt.NDArray[np.float32]
 
 # Passages whose estimates are compared with the truth, to learn how the estimates lie.
 _SAMPLE = 1_024
+# The mean of a few vectors is mostly these few: it counts as if so many more had nothing in common with them.
+_UNLIKE = 30
 
 
 def align(seq: Ints, passage: Ints, found_seq: Ints, found_passage: Ints, found: Floats) -> Floats:
@@ -33,6 +36,32 @@ def placed(seq: Ints, passage: Ints) -> npt.NDArray[np.int64]:
 def sample(count: int) -> npt.NDArray[np.int64]:
     """Passages at even distances: the same ones for the same thread."""
     return np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+
+
+def typical(count: int) -> npt.NDArray[np.int64]:
+    """Passages that show what all have in common, taken from the first `steady` ones."""
+    return sample(steady(count))
+
+
+def steady(count: int) -> int:
+    """How many passages there are, rounded down: the same until there are up to a quarter more."""
+    low = max(count.bit_length() - 3, 0)
+    return count >> low << low
+
+
+def common_part(mean: npt.ArrayLike, count: int) -> Vectors:
+    """What all passages have in common, by the mean of `count` of their vectors; it says nothing of any of them.
+
+    The dot product with `query - common_part` is a passage's likeness to the query less its mean likeness to the others.
+    """
+    common: Vectors = (np.asarray(mean, np.float64) * (count / (count + _UNLIKE))).astype(np.float32)
+    return common
+
+
+def common_of(vectors: Vectors) -> Vectors:
+    """As `common_part`, of the vectors of all passages; there must be some."""
+    rows = vectors[typical(len(vectors))]
+    return common_part(rows.mean(axis=0, dtype=np.float64), len(rows))
 
 
 def calibrate(estimate: Floats, sampled: Ints, exact: Floats) -> Floats:

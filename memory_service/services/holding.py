@@ -7,12 +7,13 @@ An index entry and its vectors never change unless their message is edited or de
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 
 from memory_service.core.corpus import Corpus
 from memory_service.core.held import Held, HeldVectors
-from memory_service.core.similarity import placed, words_of
+from memory_service.core.similarity import common_part, placed, typical, words_of
 from memory_service.runtime import Runtime
 from memory_service.store import recall as recall_store
 from memory_service.store import vectors as vector_store
@@ -35,7 +36,8 @@ async def hold(
     corpus = await _corpus(session, thread, part, before_seq)
     vectors = part.vectors if part else None
     if embedder:
-        vectors = await _vectors(session, thread, vectors, corpus, before_seq, embedder)
+        known, vectors = vectors, await _vectors(session, thread, vectors, corpus, before_seq, embedder)
+        vectors = await _knowing_common(session, thread, vectors, known, corpus, embedder)
     now = Held(thread.edited_version, before_seq, corpus, vectors)
     if held is None or held.before_seq <= before_seq:
         runtime.held.keep(thread.pk, now)
@@ -78,3 +80,26 @@ async def _vectors(
     places, found = placed(corpus.seq[done:], corpus.passage[done:]), placed(read.seq, read.passage)
     more = HeldVectors.of(embedder.pk, places, found, rows, are_signs=signs)
     return known.before(done).followed_by(more) if known else more
+
+
+async def _knowing_common(
+    session: Session,
+    thread: ThreadRecord,
+    vectors: HeldVectors,
+    known: HeldVectors | None,
+    corpus: Corpus,
+    embedder: EmbedderRecord,
+) -> HeldVectors:
+    """With what the vectors have in common, which is found anew from time to time as they become more."""
+    if known is not None and vectors.shares_common(known):
+        return vectors if vectors is known else replace(vectors, common=known.common)
+    if not len(corpus):
+        return vectors
+    at = typical(len(corpus))
+    if vectors.are_signs:
+        mean, count = await vector_store.mean_at(
+            session, embedder, [thread.pk] * len(at), corpus.seq[at], corpus.passage[at]
+        )
+        return replace(vectors, common=common_part(mean, count))
+    rows = vectors.rows[at[vectors.there[at]]]
+    return replace(vectors, common=common_part(rows.sum(axis=0, dtype=np.float64) / max(len(rows), 1), len(rows)))

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 
 from memory_service.core.canonical import loads
-from memory_service.core.corpus import Floats, count_documents
+from memory_service.core.corpus import Floats, Ints, count_documents
 from memory_service.core.messages import content_text
 from memory_service.core.recall import Hit, Words, best, best_documents, weigh_words
-from memory_service.core.similarity import align, calibrate, sample
+from memory_service.core.similarity import align, calibrate, common_part, sample, typical
 from memory_service.core.terms import passages_of
 from memory_service.errors import EmbedderUnavailable
 from memory_service.providers.base import Vectors
@@ -95,6 +95,7 @@ async def rank_threads(
     similarity = None
     if len(words) and question.vector is not None and question.embedder is not None:
         comparison = _Comparison(session, threads, words, question.embedder, question.vector, before_seq)
+        await comparison.leave_common_out()
         similarity = await (comparison.exact() if len(words) <= _EXACT_PASSAGES else comparison.two_stage())
     return _ranking(words, question, similarity, partial(best, limit=limit, one_a_message=one_a_message))
 
@@ -114,10 +115,11 @@ async def rank_thread(
     words = weigh_words(held.corpus, question.text)
     similarity = None
     if len(words) and held.vectors and question.vector is not None and question.embedder is not None:
-        similarity = held.vectors.similarity(question.vector)
+        vector = held.vectors.asked(question.vector)
+        similarity = held.vectors.similarity(vector)
         if held.vectors.are_signs:
             one = [ThreadIndex(thread.pk, thread.id, b"")]
-            comparison = _Comparison(session, one, words, question.embedder, question.vector, before_seq)
+            comparison = _Comparison(session, one, words, question.embedder, vector, before_seq)
             similarity = await comparison.refined(similarity)
     return _ranking(words, question, similarity, partial(best, limit=limit, one_a_message=one_a_message))
 
@@ -164,6 +166,12 @@ class _Comparison:
         one = len(self.threads) == 1
         self._counts = [len(self.words)] if one else [count_documents(thread.index) for thread in self.threads]
 
+    async def leave_common_out(self) -> None:
+        """Ask without what all passages have in common."""
+        at = self._placed(typical(len(self.words)))
+        mean, count = await vector_store.mean_at(self.session, self.embedder, *at)
+        self.query = self.query - common_part(mean, count)
+
     async def exact(self) -> Floats:
         return self._aligned(
             await vector_store.similarities(self.session, self.embedder, self._pks, self.query, self.before_seq)
@@ -184,17 +192,14 @@ class _Comparison:
         documents = best_documents(self.words, _CANDIDATES, estimate)
         near = np.concatenate([documents - 1, documents, documents + 1])
         places = np.union1d(sampled, near[(near >= 0) & (near < len(estimate))])
-        exact = await vector_store.similarities_at(
-            self.session,
-            self.embedder,
-            self.query,
-            np.repeat(self._pks, self._counts)[places],
-            self.words.corpus.seq[places],
-            self.words.corpus.passage[places],
-        )
+        exact = await vector_store.similarities_at(self.session, self.embedder, self.query, *self._placed(places))
         similarity = calibrate(estimate, sampled, exact[np.searchsorted(places, sampled)])
         similarity[places] = exact
         return similarity
+
+    def _placed(self, documents: Ints) -> tuple[Ints, Ints, Ints]:
+        pks, corpus = np.repeat(self._pks, self._counts), self.words.corpus
+        return pks[documents], corpus.seq[documents], corpus.passage[documents]
 
     def _aligned(self, found: Sequence[ThreadSimilarities]) -> Floats:
         by_thread = {part.thread_pk: part for part in found}

@@ -195,7 +195,7 @@ async def similarities(
     query: Vectors,
     before_seq: int | None = None,
 ) -> list[ThreadSimilarities]:
-    """Cosines of all passages of some threads to a query, or of those before a seq."""
+    """Dot products of all passages of some threads with a query, or of those before a seq."""
     measure = "-(embedding <#> (SELECT CAST(:query AS halfvec)))"
     return await _compare(session, embedder, thread_pks, before_seq, measure, query)
 
@@ -239,7 +239,7 @@ async def sign_similarities(
     query: Vectors,
     before_seq: int | None = None,
 ) -> list[ThreadSimilarities]:
-    """Estimates of the same cosines, from the signs alone: the share of them that differ is the angle over pi."""
+    """Estimates of their cosines to it, from the signs alone: the share of them that differ is the angle over pi."""
     measure = f"signs <~> (SELECT binary_quantize(CAST(:query AS halfvec))::bit({embedder.dimensions:d}))"
     found = await _compare(session, embedder, thread_pks, before_seq, measure, query)
     turn = np.pi / embedder.dimensions
@@ -287,7 +287,7 @@ async def similarities_at(
     seqs: Sequence[int] | Numbers,
     passages: Sequence[int] | Numbers,
 ) -> Floats:
-    """Cosines of single passages, in the order asked for; NaN where there is no vector."""
+    """Dot products of single passages, in the order asked for; NaN where there is no vector."""
     rows = await session.execute(
         text(
             "SELECT string_agg(int8send(at), NULL) AS places, string_agg(float4send(measure), NULL) AS measures FROM ("
@@ -310,3 +310,25 @@ async def similarities_at(
     if row.places is not None:
         found[np.frombuffer(row.places, dtype=">i8").astype(np.int64) - 1] = _floats(row.measures)
     return found
+
+
+async def mean_at(
+    session: Session,
+    embedder: EmbedderRecord,
+    thread_pks: Sequence[int] | Numbers,
+    seqs: Sequence[int] | Numbers,
+    passages: Sequence[int] | Numbers,
+) -> tuple[Floats, int]:
+    """The mean of those vectors of single passages that there are, zeros without any, and how many these are."""
+    rows = await session.execute(
+        text(
+            "SELECT CAST(avg(v.embedding) AS real[]) AS mean, count(*) AS found FROM"
+            " unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS bigint[]), CAST(:passages AS bigint[]))"
+            " AS wanted (thread_pk, seq, passage)"
+            f" JOIN {embedder.table} v ON v.thread_pk = wanted.thread_pk AND v.seq = wanted.seq"
+            " AND v.passage = wanted.passage"
+        ),
+        {"thread_pks": _Bigints(thread_pks), "seqs": _Bigints(seqs), "passages": _Bigints(passages)},
+    )
+    row = rows.one()
+    return np.asarray(row.mean or [0.0] * embedder.dimensions), int(row.found)

@@ -112,6 +112,23 @@ def test_what_is_held_is_not_read_again(home: Home, sent: list[str]) -> None:
     home.run(use, HashingEmbedder(inline=True))
 
 
+def test_what_vectors_have_in_common_is_not_read_again(
+    home: Home, sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "_VECTOR_BYTES", 0)
+
+    async def use(runtime: Runtime) -> None:
+        thread = await home.write(runtime, *TEXTS[:8])
+        for texts, reads in (((), 1), (TEXTS[8:9], 0), (TEXTS[:8], 1)):  # of nine it is the same, of seventeen not
+            if texts:
+                await home.write(runtime, *texts, thread=thread)
+            sent.clear()
+            await ranked(home, runtime, thread)
+            assert len([sql for sql in sent if "avg(" in sql]) == reads
+
+    home.run(use, HashingEmbedder(inline=True))
+
+
 def test_as_much_is_held_as_there_is_room_for() -> None:
     held = Held(0, 2, Corpus.of(index_entry(1, "user", "A lantern.")))
     threads = HeldThreads(limit_bytes=3 * held.nbytes)

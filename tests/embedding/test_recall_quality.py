@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bench import corpora
@@ -26,18 +28,18 @@ def embedder() -> BuiltinEmbedder:
 
 
 def test_evidence_in_long_conversations_is_found(embedder: BuiltinEmbedder) -> None:
-    row = locomo_row([indexed(corpus, embedder) for corpus in corpora.locomo()], "both")
+    row = locomo_row([asyncio.run(indexed(corpus, embedder)) for corpus in corpora.locomo()], "both")
     assert {key: row[key] for key, floor in LOCOMO_FLOOR.items() if row[key] < floor} == {}
 
 
 def test_evidence_in_long_messages_is_found(embedder: BuiltinEmbedder) -> None:
-    row = beam_row([indexed(corpus, embedder) for corpus in corpora.beam()], "both", O200kCounter())
+    row = beam_row([asyncio.run(indexed(corpus, embedder)) for corpus in corpora.beam()], "both", O200kCounter())
     assert {key: row[key] for key, floor in BEAM_FLOOR.items() if row[key] < floor} == {}
 
 
 def test_memories_and_korean_paraphrases_are_found(embedder: BuiltinEmbedder) -> None:
-    memories = [indexed(corpus, embedder) for corpus in corpora.madial()]
-    korean = [indexed(corpus, embedder) for corpus in corpora.parakqc(every=7)]
+    memories = [asyncio.run(indexed(corpus, embedder)) for corpus in corpora.madial()]
+    korean = [asyncio.run(indexed(corpus, embedder)) for corpus in corpora.parakqc(every=7)]
     row = other_row(memories, korean, "both")
     assert row["MADial_@5"] >= MADIAL_FLOOR
     assert row["paraKQC_@1"] >= KOREAN_FLOOR

@@ -386,6 +386,8 @@ def test_single_vectors_of_the_long_thread(filled: str) -> None:
         filled, 1, lambda s: vectors.similarities_at(s, BUILTIN, QUERY, [1] * len(seqs), seqs, [1] * len(seqs))
     )
     by_index(found, pages=6 * len(seqs))
+    found = explain(filled, 1, lambda s: vectors.mean_at(s, BUILTIN, [1] * len(seqs), seqs, [1] * len(seqs)))
+    by_index(found, pages=6 * len(seqs))
 
 
 def test_the_queue(filled: str) -> None:
