@@ -540,6 +540,8 @@ CREATE UNIQUE INDEX runs_thread_pk_idx ON memory.runs USING btree (thread_pk) WH
 
 CREATE INDEX runs_thread_pk_pk_idx ON memory.runs USING btree (thread_pk, pk);
 
+CREATE INDEX threads_created_at_idx ON memory.threads USING btree (created_at) WHERE (openai = '{"kept": false}'::text);
+
 CREATE INDEX threads_project_id_created_at_pk_idx ON memory.threads USING btree (project_id, created_at, pk);
 
 CREATE INDEX threads_project_id_user_id_created_at_pk_idx ON memory.threads USING btree (project_id, user_id, created_at, pk) WHERE (user_id IS NOT NULL);

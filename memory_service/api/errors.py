@@ -61,6 +61,8 @@ _TOLD = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "content_type": "must be a string or a list of content blocks",
+    "text_or_list": "must be a string or a list",
+    "text_or_object": "must be a string or an object",
 }
 # What callers of other APIs look for, and where it is here.
 _ELSEWHERE = {

@@ -156,7 +156,10 @@ def read_line(text: bytes) -> Line | None:
         return None
     model = _MODELS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        raise InvalidInput("A line must be an object whose `type` is assistant, thread, run or message.", field="type")
+        told = "A line must be an object whose `type` is assistant, thread, run or message."
+        if isinstance(value, dict) and "object" in value:
+            told += " Objects of OpenAI's API are taken in by `memory-service import openai`."
+        raise InvalidInput(told, field="type")
     try:
         line = model.model_validate(value)
     except ValidationError as error:

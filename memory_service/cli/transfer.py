@@ -116,11 +116,10 @@ def import_(
             raise InvalidInput("Name the files: `memory-service import openai FILE…`.")
         dump = _read_dump(files[1:]) if files[0] == _OPENAI else None
         summary = asyncio.run(_import(files, project, data_dir, dump))
-        text = f"{summary['messages']:,} messages of {summary['threads']:,} new threads imported"
-        if summary["runs"]:
-            text += f", {summary['runs']:,} runs"
+        runs = f" and {summary['runs']:,} runs" if summary["runs"] else ""
+        text = f"{summary['messages']:,} messages{runs} of {summary['threads']:,} new threads imported"
         if summary["skipped"]:
-            text += f", {summary['skipped']:,} were there already"
+            text += f", {summary['skipped']:,} messages were there already"
         if dump:
             summary |= {"left_out": dict(+dump.left_out)}
             text += "".join(f"\n  {count:,} × {what}" for what, count in (+dump.left_out).items())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from memory_service.core.canonical import dumps
+from memory_service.core.canonical import dumps, loads
 from memory_service.errors import Conflict, NotFound, NoUserMessage
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, prompts, runs, threads
@@ -21,11 +21,14 @@ from memory_service.services.execution import Runner
 from memory_service.services.ingest import Draft
 from memory_service.services.run_spec import RunSpec
 from memory_service.services.runs import ShownRun
+from memory_service.store import idempotency
 from memory_service.store import messages as message_store
 from memory_service.store import runs as store
 from memory_service.store import threads as thread_store
 from memory_service.store.db import Session
+from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import MessageRecord
+from memory_service.store.retention import UNKEPT
 from memory_service.store.runs import RunRecord
 from memory_service.store.threads import ThreadRecord, get_thread
 
@@ -50,13 +53,17 @@ class _Place:
     owned: bool
 
 
-async def create(runtime: Runtime, runner: Runner, project_id: int, asked: Asked, now: datetime) -> ShownRun:
-    """Append what is asked where it belongs, and start the run: all or nothing.
+async def create(
+    runtime: Runtime, runner: Runner, project_id: int, asked: Asked, now: datetime, call: IdempotentCall | None
+) -> ShownRun:
+    """Append what is asked where it belongs, and start the run: all or nothing. A repeated `call` gets the first one's.
 
     Raises NotFound, InvalidInput, InvalidMessage, NoUserMessage, and Conflict while the thread is busy.
     """
     prepared = await ingest.prepare(runtime, asked.drafts, now)
     async with runtime.db.transaction(project_id) as session:
+        if call and (earlier := await idempotency.claim(session, call, now)):
+            return ShownRun(*await store.find_run(session, loads(earlier.body)["id"]), None)
         place = await _place(session, asked, now)
         first = place.thread.last_seq + 1
         own = {**(asked.spec.openai or {}), "owned": place.owned, "input": [first, first + len(prepared) - 1]}
@@ -72,6 +79,8 @@ async def create(runtime: Runtime, runner: Runner, project_id: int, asked: Asked
             now,
             id=new_id("resp", now),
         )
+        if call:
+            await idempotency.record(session, call, Answer(200, dumps({"id": run.id})), now)
     return ShownRun(place.thread.id, run, None)
 
 
@@ -80,10 +89,11 @@ async def _place(session: Session, asked: Asked, now: datetime) -> _Place:
         return _Place(await get_thread(session, asked.conversation_id, lock=True), owned=False)
     if asked.conversation_id is not None:
         thread = await get_thread(session, asked.conversation_id, lock=True)
-        return await _branch(session, thread, thread.last_seq, now)
+        return await _branch(session, thread, thread.last_seq, now, keep=False)
     if asked.previous_id is not None:
         return await _behind(session, asked, now)
-    return _Place(await threads.create(session, fields={}, metadata={}, messages=(), now=now), owned=True)
+    fields = {} if asked.keep else {"openai": UNKEPT}
+    return _Place(await threads.create(session, fields=fields, metadata={}, messages=(), now=now), owned=True)
 
 
 async def _behind(session: Session, asked: Asked, now: datetime) -> _Place:
@@ -95,11 +105,12 @@ async def _behind(session: Session, asked: Asked, now: datetime) -> _Place:
     last_seq = await _last_seq(session, thread, run)
     if own_of(run).get("owned") and asked.keep and last_seq == thread.last_seq:
         return _Place(thread, owned=True)
-    return await _branch(session, thread, last_seq, now)
+    return await _branch(session, thread, last_seq, now, keep=asked.keep)
 
 
-async def _branch(session: Session, thread: ThreadRecord, seq: int, now: datetime) -> _Place:
-    return _Place(await threads.fork(session, thread.id, seq, {}, None, now), owned=True)
+async def _branch(session: Session, thread: ThreadRecord, seq: int, now: datetime, *, keep: bool) -> _Place:
+    fields = {} if keep else {"openai": UNKEPT}
+    return _Place(await threads.fork(session, thread.id, seq, fields, None, now), owned=True)
 
 
 async def _last_seq(session: Session, thread: ThreadRecord, run: RunRecord) -> int:
@@ -130,18 +141,23 @@ async def find(session: Session, id: str) -> tuple[str, RunRecord]:
     return thread_id, run
 
 
-async def delete(runtime: Runtime, project_id: int, id: str) -> None:
-    """With its thread, if that was made for it and holds no other. Raises NotFound, and Conflict while it is active."""
+async def delete(runtime: Runtime, project_id: int, id: str, now: datetime) -> None:
+    """With its thread, if that was made for responses and holds no other; with its messages, if nothing came after them
+    there. What others go on from stays for them. Raises NotFound, and Conflict while it is active."""
     async with runtime.db.transaction(project_id) as session:
         thread_id, run = await find(session, id)
         thread = await get_thread(session, thread_id, lock=True)
         run = await store.get_run(session, thread.pk, id)
         if not run.ended:
             raise Conflict(f"Response {id!r} is {run.status}; cancel it first.")
-        if own_of(run).get("owned") and await store.count_runs(session, thread.pk) == 1:
+        own = own_of(run)
+        if own.get("owned") and await store.count_runs(session, thread.pk) == 1:
             await thread_store.delete_thread(session, thread_id)
-        else:
-            await store.delete_run(session, run)
+            return
+        last_seq = await _last_seq(session, thread, run)
+        await store.delete_run(session, run)
+        if own.get("owned") and last_seq == thread.last_seq:
+            await _take_back(session, thread, own["input"][0], last_seq, now)
 
 
 async def undo(runtime: Runtime, project_id: int, shown: ShownRun, now: datetime) -> None:
@@ -153,9 +169,13 @@ async def undo(runtime: Runtime, project_id: int, shown: ShownRun, now: datetime
         if own["owned"] and await store.count_runs(session, thread.pk) == 1:
             await thread_store.delete_thread(session, thread.id)
             return
-        for record in reversed(await message_store.range_of(session, thread.pk, first_seq=first, last_seq=last)):
-            await ingest.delete(session, thread, record, now)
-            thread = await get_thread(session, thread.id)
+        await _take_back(session, thread, first, last, now)
+
+
+async def _take_back(session: Session, thread: ThreadRecord, first_seq: int, last_seq: int, now: datetime) -> None:
+    for record in reversed(await message_store.range_of(session, thread.pk, first_seq=first_seq, last_seq=last_seq)):
+        await ingest.delete(session, thread, record, now)
+        thread = await get_thread(session, thread.id)
 
 
 async def forget(runtime: Runtime, project_id: int, thread_id: str) -> None:

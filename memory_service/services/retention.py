@@ -1,17 +1,22 @@
-"""Retention: prompts, and answers kept for retries, are deleted when they have been kept long enough."""
+"""Retention: prompts, and answers kept for retries, are deleted when they have been kept long enough; and so are threads
+that nobody wanted kept, where the process that was to delete them ended before."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime, timedelta
 
+from memory_service.errors import NotFound
 from memory_service.runtime import Runtime, now_utc
-from memory_service.store import idempotency, retention, runs
+from memory_service.store import idempotency, retention, runs, threads
 from memory_service.telemetry import logger
 
 _EVERY_SECONDS = 3600
 _ROWS_AT_ONCE = 500
+# Longer than a response works and waits for its reader.
+_UNKEPT_FOR = timedelta(hours=1)
 
 
 async def run(runtime: Runtime) -> None:
@@ -31,6 +36,7 @@ async def sweep(runtime: Runtime, now: datetime, *, rows_at_once: int = _ROWS_AT
     deleted: Counter[str] = Counter()
     await _sweep_answers(runtime, now, rows_at_once, deleted)
     await _sweep_events(runtime, now - idempotency.KEPT, rows_at_once, deleted)
+    await _sweep_unkept(runtime, now - _UNKEPT_FOR, rows_at_once, deleted)
     if days := runtime.settings.prompt_retention_days:
         await _sweep_prompts(runtime, now - timedelta(days=days), rows_at_once, deleted)
     return +deleted
@@ -51,6 +57,19 @@ async def _sweep_events(runtime: Runtime, until: datetime, limit: int, deleted: 
         async with runtime.worker_db.transaction(None) as session:
             count = await runs.delete_old(session, until, limit)
         deleted["run_events"] += count
+
+
+async def _sweep_unkept(runtime: Runtime, until: datetime, limit: int, deleted: Counter[str]) -> None:
+    count = limit
+    while count == limit:
+        async with runtime.worker_db.transaction(None) as session:
+            found = await retention.unkept(session, until, limit)
+        count = len(found)
+        for project_id, thread_id in found:
+            with suppress(NotFound):
+                async with runtime.db.transaction(project_id) as session:
+                    await threads.delete_thread(session, thread_id)
+        deleted["threads"] += count
 
 
 async def _sweep_prompts(runtime: Runtime, until: datetime, limit: int, deleted: Counter[str]) -> None:

@@ -213,6 +213,18 @@ async def prompts_after(session: Session, thread_pk: int, pk: int, limit: int) -
     return [PromptRecord(*row) for row in rows]
 
 
+async def reported(session: Session, ids: Sequence[str]) -> dict[int, str]:
+    """Of these prompts the usage that was reported, by the seq of the reply."""
+    found = await session.execute(
+        text(
+            "SELECT reply_seq, usage FROM prompts WHERE project_id = :project_id AND id = ANY (:ids)"
+            " AND reply_seq IS NOT NULL AND usage IS NOT NULL"
+        ),
+        {"project_id": session.info["project_id"], "ids": list(ids)},
+    )
+    return {row.reply_seq: row.usage for row in found}
+
+
 async def mark_sent(
     session: Session, prompt: PromptRecord, usage: str, reply_seq: int | None, now: datetime
 ) -> PromptRecord:

@@ -9,6 +9,9 @@ from datetime import datetime
 from memory_service.store.db import Session
 from memory_service.store.session import text
 
+#: `openai` of a thread that is to be deleted as soon as it was read. No import can bring it: there JSON has no spaces.
+UNKEPT = '{"kept": false}'
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -52,6 +55,19 @@ async def delete_prompts(session: Session, after_pk: int, until: datetime, limit
     gone = deleted.all()
     texts, revisions = await _delete_unused(session, sorted({(row.thread_pk, row.stable_digest) for row in gone}))
     return Page(page[-1].pk, len(gone), texts, revisions)
+
+
+async def unkept(session: Session, until: datetime, limit: int) -> list[tuple[int, str]]:
+    """Threads that should have been deleted by then, with their projects: whoever was to do it is gone."""
+    # The condition is the index's, so it stands in the text.
+    found = await session.execute(
+        text(
+            f"SELECT project_id, id FROM threads WHERE openai = '{UNKEPT}' AND created_at <= :until"
+            " ORDER BY created_at LIMIT :limit"
+        ),
+        {"until": until, "limit": limit},
+    )
+    return [(row.project_id, row.id) for row in found]
 
 
 async def _delete_unused(session: Session, used: Sequence[tuple[int, str]]) -> tuple[int, int]:

@@ -132,6 +132,14 @@ def test_a_cursor_that_is_unknown_has_nothing_behind_it(client: OpenAI) -> None:
     assert (page.data, page.has_more) == ([], False)
 
 
+def test_an_empty_cursor_is_none(client: OpenAI) -> None:
+    made = client.beta.assistants.create(model="gpt-5.4")
+    thread = client.beta.threads.create(messages=[{"role": "user", "content": "Hello?"}])
+    run = client.beta.threads.runs.create_and_poll(thread_id=thread.id, assistant_id=made.id, poll_interval_ms=20)
+    assert [a.id for a in client.beta.assistants.list(after="", before="")] == [made.id]
+    assert len(client.beta.threads.runs.steps.list(run.id, thread_id=thread.id, after="", before="").data) == 1
+
+
 def test_a_limit_beyond_the_bounds_is_the_nearest_within(client: OpenAI) -> None:
     made = [client.beta.assistants.create(model="gpt-5.4").id for _ in range(2)]
     assert [a.id for a in client.beta.assistants.list(limit=0).data] == made[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,8 +18,9 @@ from typer.testing import CliRunner
 from memory_service.api.openai.dump import Dump
 from memory_service.cli import app
 from memory_service.errors import InvalidInput
-from tests.conftest import Service
+from tests.conftest import REPOSITORY, Service
 from tests.openai_edge.conftest import DEPRECATED_API, refused, sdk
+from tests.providers.scripted import ScriptedProvider, blocks, ok
 
 pytestmark = DEPRECATED_API
 
@@ -348,6 +350,51 @@ def test_a_run_of_another_thread_is_not_taken_over(
     done = run_import(database_url, project, written(tmp_path, [json.dumps(moved)]))
     assert done.exit_code == 1
     assert "Run run_old: There is another run" in " ".join(done.output.split())
+
+
+def test_the_guide(
+    client: openai.OpenAI,
+    service: Service,
+    database_url: str,
+    provider: ScriptedProvider,
+    new_named: Callable[[], tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its script fetches from any server of the API, this one too, and nothing is lost on the way."""
+    provider.script(
+        blocks(
+            {"type": "text", "text": "Let me look."}, {"type": "tool_use", "id": "call_1", "name": "look", "input": {}}
+        ),
+        ok("In the shed."),
+    )
+    old = client.beta
+    assistant = old.assistants.create(model="gpt-5.4", tools=[ASSISTANT["tools"][0]])  # type: ignore[index]
+    asked: Any = [{"role": "user", "content": "Where?"}]
+    thread = old.threads.create(messages=asked)
+    waits = old.threads.runs.create_and_poll(thread_id=thread.id, assistant_id=assistant.id, poll_interval_ms=20)
+    old.threads.runs.submit_tool_outputs_and_poll(
+        run_id=waits.id, thread_id=thread.id, tool_outputs=[{"output": "a rod"}], poll_interval_ms=20
+    )
+    (tmp_path / "thread_ids.txt").write_text(f"{thread.id}\n\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", str(client.base_url))
+    monkeypatch.setenv("OPENAI_API_KEY", client.api_key)
+    guide = (REPOSITORY / "docs" / "openai-compatibility.md").read_text()
+    script = textwrap.dedent(guide.partition("```python\n")[2].partition("   ```\n")[0])
+    exec(compile(script, "guide", "exec"), {})
+    project, key = new_named()
+    assert run_import(database_url, project, [Path("dump.ndjson")]).exit_code == 0
+    with sdk(service, key) as moved:
+        new = moved.beta
+        assert new.assistants.retrieve(assistant.id) == old.assistants.retrieve(assistant.id)
+        for of in (old, new):
+            said = [message.content[0].to_dict() for message in of.threads.messages.list(thread.id)]
+            assert [part["text"]["value"] for part in said] == ["In the shed.", "Let me look.", "Where?"]  # type: ignore[index]
+        before, after = (of.threads.runs.retrieve(waits.id, thread_id=thread.id).to_dict() for of in (old, new))
+        assert before == after
+        steps = [of.threads.runs.steps.list(waits.id, thread_id=thread.id).data for of in (old, new)]
+        assert {step.id: step.to_dict() for step in steps[0]} == {step.id: step.to_dict() for step in steps[1]}
 
 
 def test_order_does_not_matter() -> None:

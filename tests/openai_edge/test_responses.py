@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -10,6 +13,11 @@ import openai
 import pytest
 from openai import OpenAI
 
+from memory_service.config import Settings
+from memory_service.services.lifecycle import OpenDatabase, open_runtime
+from memory_service.services.retention import sweep
+from tests.conftest import Service
+from tests.openai_edge.conftest import refused
 from tests.providers.scripted import ScriptedProvider, blocks, ok, stall, status
 
 MODELS = ("gpt-5.4", "claude-sonnet-5")
@@ -188,6 +196,29 @@ def test_what_is_not_to_be_stored_is_not(client: OpenAI, api: httpx2.Client, pro
     assert found == before
 
 
+def test_what_a_killed_process_left_is_swept(
+    client: OpenAI, api: httpx2.Client, provider: ScriptedProvider, database_url: str
+) -> None:
+    async def swept(later: timedelta) -> int:
+        runtime = open_runtime(Settings(), OpenDatabase(database_url, embedded=False, described=""))
+        try:
+            return (await sweep(runtime, datetime.now(UTC) + later))["threads"]
+        finally:
+            await runtime.close()
+
+    first = client.responses.create(model=MODELS[0], input="Remember.")
+    before = api.get("/v1/threads").json()["data"]
+    provider.respond = lambda asked: stall(after=1)
+    fields: Any = {"model": MODELS[0], "input": "Psst.", "store": False, "stream": True}
+    for previous in ({}, {"previous_response_id": first.id}):
+        with client.responses.create(**fields, **previous) as stream:
+            next(event for event in stream if event.type == "response.output_text.delta")
+            assert len(api.get("/v1/threads").json()["data"]) == len(before) + 1
+            assert asyncio.run(swept(timedelta(minutes=30))) == 0
+            assert asyncio.run(swept(timedelta(hours=2))) == 1
+            assert api.get("/v1/threads").json()["data"] == before
+
+
 def test_truncation(client: OpenAI, provider: ScriptedProvider) -> None:
     """Too much is refused, and nothing of it stays; with `auto` the oldest is left out."""
     model = "claude-opus-4-5"  # takes 200,000 tokens
@@ -197,9 +228,9 @@ def test_truncation(client: OpenAI, provider: ScriptedProvider) -> None:
         long: Any = {"type": "message", "role": "user", "content": "many words " * 75_000}
         client.conversations.items.create(made.id, items=[long])
     kept = len(items_of(client, made.id))
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(model=model, input="What?", conversation=made.id)
-    assert refused.value.code == "context_length_exceeded"
+    assert caught.value.code == "context_length_exceeded"
     assert len(items_of(client, made.id)) == kept
     cut = client.responses.create(model=model, input="What?", conversation=made.id, truncation="auto")
     assert (cut.status, cut.truncation) == ("completed", "auto")
@@ -240,6 +271,11 @@ def test_the_model_is_told_what_the_caller_asks(client: OpenAI, provider: Script
         ({"truncation": "middle"}, "truncation"),
         ({"input": [{"type": "computer_call", "id": "c"}]}, "computer_call"),
         ({"model": "claude-sonnet-5", "text": {"format": {"type": "json_object"}}}, "know no such format"),
+        ({"tools": [LOOK], "tool_choice": "perhaps"}, "'none', 'auto' or 'required'"),
+        ({"tools": [LOOK], "tool_choice": {"type": "function", "function": {"name": "look"}}}, "with its name"),
+        ({"tools": [LOOK], "tool_choice": {"type": "function", "name": "hear"}}, "no function 'hear'"),
+        ({"input": 5}, "`input`: must be a string or a list"),
+        ({"input": []}, "`input` must end with"),
     ],
 )
 def test_what_is_refused(client: OpenAI, api: httpx2.Client, fields: Any, says: str) -> None:
@@ -278,6 +314,53 @@ def test_deleting_responses(client: OpenAI, api: httpx2.Client) -> None:
         with pytest.raises(openai.NotFoundError):
             client.responses.retrieve(made.id)
     assert api.get("/v1/threads").json()["data"] == []
+
+
+def test_a_deleted_response_takes_its_messages_along(client: OpenAI, api: httpx2.Client) -> None:
+    """Unless others go on from it; in a conversation they are its items."""
+    conversation = client.conversations.create()
+    kept = client.responses.create(model=MODELS[0], input="Item", conversation=conversation.id)
+    client.responses.delete(kept.id)
+    assert len(items_of(client, conversation.id)) == 2
+    first = client.responses.create(model=MODELS[0], input="One")
+    second = client.responses.create(model=MODELS[0], input="Two", previous_response_id=first.id)
+    third = client.responses.create(model=MODELS[0], input="Three", previous_response_id=second.id)
+    (thread,) = [t["id"] for t in api.get("/v1/threads").json()["data"] if t["id"] != conversation.id]
+    for deleted, left in ((second, 6), (third, 4)):
+        client.responses.delete(deleted.id)
+        assert len(api.get(f"/v1/threads/{thread}/messages").json()["data"]) == left
+    assert client.responses.create(model=MODELS[0], input="Other", previous_response_id=first.id).output_text
+
+
+def test_a_repeated_request_is_answered_once(service: Service, api_key: str, provider: ScriptedProvider) -> None:
+    """At the same time, later, and as a stream; with another body it is refused."""
+    provider.respond = lambda asked: ok("It is I.", delay=0.05)
+    same: Any = {"model": MODELS[0], "input": "Who?", "extra_headers": {"idempotency-key": "key"}}
+    with OpenAI(base_url=f"{service.url}/openai/v1", api_key=api_key) as client, ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: client.responses.create(**same), range(4)))
+        made.append(client.responses.create(**same))
+        assert {(one.id, one.output_text) for one in made} == {(made[0].id, "It is I.")}
+        streamed: Any = {**same, "stream": True, "extra_headers": {"idempotency-key": "other"}}
+        told = [[event.to_dict() for event in client.responses.create(**streamed)] for _ in range(2)]
+        assert told[0] == told[1]
+        assert len(provider.asked) == 2
+        error = refused(lambda: client.responses.create(**{**same, "input": "Where?"}))
+        assert (error.status_code, error.code) == (400, "idempotency_conflict")
+        client.responses.delete(made[0].id)
+        assert refused(lambda: client.responses.create(**same)).status_code == 404
+        assert len(provider.asked) == 2
+
+
+@pytest.mark.slow
+def test_a_stream_of_what_was_deleted_ends(client: OpenAI, provider: ScriptedProvider) -> None:
+    provider.script(stall(after=1))
+    conversation = client.conversations.create()
+    types = []
+    for event in client.responses.create(model=MODELS[0], input="Hm?", conversation=conversation.id, stream=True):
+        types.append(event.type)
+        if event.type == "response.output_text.delta":
+            client.conversations.delete(conversation.id)
+    assert types[-2:] == ["response.output_text.delta", "error"]
 
 
 def test_input_tokens(client: OpenAI, api: httpx2.Client, provider: ScriptedProvider) -> None:

@@ -209,6 +209,11 @@ def test_tools(client: OpenAI, provider: ScriptedProvider, model: str, thread: T
         ("tool_calls", "completed"),
         ("message_creation", "completed"),
     ]
+    assert ended.usage
+    counted = [step.usage for step in steps if step.usage]
+    assert len(counted) == 2, "one for each call of the model"
+    assert sum(usage.prompt_tokens for usage in counted) == ended.usage.prompt_tokens > 0
+    assert sum(usage.completion_tokens for usage in counted) == ended.usage.completion_tokens > 0
     details = steps[1].step_details
     assert details.type == "tool_calls"
     assert [call.to_dict()["function"] for call in details.tool_calls] == [

@@ -100,6 +100,20 @@ def _check_offered(tools: Sequence[Any], choice: Any) -> None:
                 code="unsupported_tool",
                 field="tools",
             )
+    if isinstance(choice, dict):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        check_choice(choice, name, [tool.get("function", {}).get("name") for tool in tools])
+
+
+def check_choice(choice: Mapping[str, Any], name: Any, offered: Sequence[Any]) -> None:
+    """Raises InvalidInput unless it names one of the functions that are offered."""
+    if choice.get("type") != "function" or not isinstance(name, str):
+        raise InvalidInput(
+            "`tool_choice` must be none, auto, required, or a function with its name.", field="tool_choice"
+        )
+    if name not in offered:
+        raise InvalidInput(f"`tool_choice`: there is no function {name[:64]!r} in `tools`.", field="tool_choice")
 
 
 def parameters(provider: str, chosen: Mapping[str, Any], *, has_tools: bool) -> dict[str, Any]:
@@ -138,11 +152,7 @@ def _anthropic(chosen: Mapping[str, Any], *, has_tools: bool) -> dict[str, Any]:
 def _anthropic_choice(choice: Any) -> dict[str, Any]:
     if isinstance(choice, str):
         return {"type": {"required": "any"}.get(choice, choice)}
-    function = choice.get("function")
-    name = function.get("name") if isinstance(function, dict) else None
-    if choice.get("type") != "function" or not isinstance(name, str):
-        raise InvalidInput("`tool_choice` must name a function.", field="tool_choice")
-    return {"type": "tool", "name": name}
+    return {"type": "tool", "name": choice["function"]["name"]}
 
 
 def _not_anthropic(field: str, why: str) -> InvalidInput:

@@ -132,11 +132,12 @@ class Dump:
         return run_line(one, str(assistant.get("model") or "unknown"))
 
     def _messages(self, thread_id: str) -> Iterator[dict[str, Any]]:
-        """In their order, each run's tool calls in front of what it said after them."""
+        """In their order, tool calls in front of what their run said in the same second."""
         steps = _by_time(self.steps.get(thread_id, {}).values())
         writing = {id_: step for step in steps if (id_ := _written_by(step))}
         for one in _in_order([*self.messages.get(thread_id, {}).values()]):
-            due = [s for s in steps if s.get("run_id") == one.get("run_id") or _created(s) < _created(one)]
+            at, run_id = _created(one), one.get("run_id")
+            due = [s for s in steps if _created(s) < at or (_created(s) == at and s.get("run_id") == run_id)]
             for step in due:
                 steps.remove(step)
                 yield from self._calls(step)

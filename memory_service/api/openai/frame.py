@@ -45,9 +45,11 @@ def page_query(
     after: Annotated[str | None, Query()] = None,
     before: Annotated[str | None, Query()] = None,
 ) -> PageQuery:
-    """A limit beyond the bounds is the nearest within, next to an unknown id there is nothing, and of two cursors `after`
-    counts."""
-    return PageQuery(min(max(limit, 1), MAX_LIMIT), order, after, before if after is None else None, lenient=True)
+    """A limit beyond the bounds is the nearest within, next to an unknown id there is nothing, an empty one is none, and of
+    two cursors `after` counts."""
+    return PageQuery(
+        min(max(limit, 1), MAX_LIMIT), order, after or None, None if after else before or None, lenient=True
+    )
 
 
 PageAsked = Annotated[PageQuery, Depends(page_query)]

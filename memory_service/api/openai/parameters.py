@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memory_service.api.openai import asking
-from memory_service.errors import InvalidInput
 
 
 def parameters(provider: str, asked: Mapping[str, Any], *, has_tools: bool) -> dict[str, Any]:
@@ -17,7 +16,7 @@ def parameters(provider: str, asked: Mapping[str, Any], *, has_tools: bool) -> d
         "top_p": asked.get("top_p"),
         "reasoning_effort": (asked.get("reasoning") or {}).get("effort"),
         "response_format": _format(text.get("format")),
-        "tool_choice": _choice(asked.get("tool_choice")),
+        "tool_choice": _choice(asked.get("tool_choice"), [tool.get("name") for tool in asked.get("tools") or ()]),
         "parallel_tool_calls": asked.get("parallel_tool_calls"),
     }
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -34,11 +33,8 @@ def _format(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {key: value for key, value in given.items() if key != "type"}}
 
 
-def _choice(choice: Any) -> Any:
+def _choice(choice: Any, offered: Sequence[Any]) -> Any:
     if not isinstance(choice, dict):
         return choice
-    if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
-        raise InvalidInput(
-            "`tool_choice` must be none, auto, required, or a function with its name.", field="tool_choice"
-        )
+    asking.check_choice(choice, choice.get("name"), offered)
     return {"type": "function", "function": {"name": choice["name"]}}

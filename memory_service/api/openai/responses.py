@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
 from pydantic import Field
 
 from memory_service.api.deps import Context, Ctx, json_response
+from memory_service.api.errors import status_of
 from memory_service.api.openai import response_object
 from memory_service.api.openai.conversations import LOCKED
-from memory_service.api.openai.errors import told_when_locked
+from memory_service.api.openai.errors import error_body, told_when_locked
 from memory_service.api.openai.frame import (
     KEEP_ALIVE,
     Input,
@@ -27,12 +29,13 @@ from memory_service.api.openai.frame import (
 from memory_service.api.openai.items import drafts, shown_items
 from memory_service.api.openai.parameters import parameters
 from memory_service.api.openai.response_events import Event, ResponseStream
+from memory_service.api.openai.schemas import TextOrList, ToolChoice
 from memory_service.api.openai.translate import native_tools
 from memory_service.api.runs import events
 from memory_service.api.schemas import Id, ModelName
 from memory_service.core.canonical import loads
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.errors import InvalidInput
+from memory_service.errors import InvalidInput, MemoryServiceError, NotFound, NoUserMessage
 from memory_service.services import planning, responses, runs
 from memory_service.services.planning import PromptSpec
 from memory_service.services.responses import Asked, own_of
@@ -58,12 +61,12 @@ class ConversationParam(Input):
 
 class ResponseFields(Input):
     model: ModelName | None = None
-    input: str | Annotated[list[dict[str, Any]], Field(max_length=1_000, fail_fast=True)] | None = None
+    input: TextOrList | None = None
     instructions: Annotated[str, Field(max_length=1_000_000)] | None = None
     conversation: Id | ConversationParam | None = None
     previous_response_id: Id | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=128, fail_fast=True)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     reasoning: dict[str, Any] | None = None
@@ -98,8 +101,10 @@ async def create_response(context: Ctx, body: ResponseCreate) -> Response:
         if getattr(body, name):
             raise InvalidInput(f"`{name}` is not supported: {instead}.", code="unsupported_parameter", field=name)
     asked = _asked(context, body, keep=body.store is not False)
-    with told_when_locked(LOCKED, code="conversation_locked", param="conversation"):
-        shown = await responses.create(context.runtime, context.runner, context.project_id, asked, context.now)
+    with told_when_locked(LOCKED, code="conversation_locked", param="conversation"), _told_as_input():
+        shown = await responses.create(
+            context.runtime, context.runner, context.project_id, asked, context.now, context.call
+        )
     read = asyncio.Event()
     if not asked.keep:
         _forget_when_read(context, shown, read)
@@ -109,6 +114,14 @@ async def create_response(context: Ctx, body: ResponseCreate) -> Response:
         return json_response(await _answer(context, shown))
     finally:
         read.set()
+
+
+@contextmanager
+def _told_as_input() -> Iterator[None]:
+    try:
+        yield
+    except NoUserMessage as error:
+        raise InvalidInput("`input` must end with what the model is to answer: the user's.", field="input") from error
 
 
 async def _answer(context: Context, shown: ShownRun) -> dict[str, Any]:
@@ -130,8 +143,9 @@ async def _object(context: Context, thread_id: str, run: RunRecord) -> dict[str,
 
 def _forget_when_read(context: Context, shown: ShownRun, read: asyncio.Event) -> None:
     async def forget() -> None:
-        async for _ in events(context, shown, 0):
-            pass
+        with suppress(NotFound):  # deleted meanwhile
+            async for _ in events(context, shown, 0):
+                pass
         try:
             async with asyncio.timeout(_LONGEST_READ_SECONDS):
                 await read.wait()
@@ -197,12 +211,19 @@ async def get_response(
 
 async def _written(context: Context, shown: ShownRun, after: int, read: asyncio.Event) -> AsyncIterator[bytes]:
     """The events behind the one with number `after`."""
+    number = 0
     try:
         async for told in _told(context, shown):
             if told is None:
                 yield KEEP_ALIVE
-            elif told["sequence_number"] > after:
+                continue
+            number = told["sequence_number"]
+            if number > after:
                 yield event(told["type"], told)
+    except MemoryServiceError as error:  # it was deleted meanwhile
+        told = error_body(status_of(error), error.code, error.message, error.details)["error"]
+        fields = {name: told[name] for name in ("code", "message", "param")}
+        yield event("error", {"type": "error", "sequence_number": number + 1, **fields})
     finally:
         read.set()
 
@@ -231,7 +252,7 @@ async def _told(context: Context, shown: ShownRun) -> AsyncIterator[Event | None
 
 @router.delete("/responses/{response_id}")
 async def delete_response(context: Ctx, response_id: str) -> Response:
-    await responses.delete(context.runtime, context.project_id, response_id)
+    await responses.delete(context.runtime, context.project_id, response_id, context.now)
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
@@ -239,6 +260,8 @@ async def delete_response(context: Ctx, response_id: str) -> Response:
 async def cancel_response(context: Ctx, response_id: str) -> Response:
     async with context.runtime.db.read_only(context.project_id) as session:
         thread_id, run = await responses.find(session, response_id)
+    if run.ended and run.status != "cancelled":
+        raise InvalidInput(f"Cannot cancel response with status '{run.status}'.", field="response_id")
     shown = await runs.cancel(context.runtime, context.runner, context.project_id, thread_id, run.id, context.now)
     return json_response(await _object(context, thread_id, shown.record))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from memory_service.api.openai.frame import Input, Metadata
 from memory_service.api.schemas import Id, ModelName
@@ -14,8 +14,30 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(ge=0, le=1)]
 Object = dict[str, Any]
 Tools = Annotated[list[Object], Field(max_length=128, fail_fast=True)]
-Format = Literal["auto"] | Object
-ToolChoice = Literal["none", "auto", "required"] | Object
+
+
+def _either(other: type, error: str) -> Discriminator:
+    """Of a text and something else: what is wrong is said of the one that was sent."""
+    return Discriminator(
+        lambda value: "<text>" if isinstance(value, str) else "<other>" if isinstance(value, other) else None,
+        custom_error_type=error,
+        custom_error_message=error,
+    )
+
+
+Format = Annotated[
+    Annotated[Literal["auto"], Tag("<text>")] | Annotated[Object, Tag("<other>")],
+    _either(dict, "text_or_object"),
+]
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[Object, Tag("<other>")],
+    _either(dict, "text_or_object"),
+]
+#: Text, or a list of parts or items.
+TextOrList = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[Object], Field(max_length=1_000, fail_fast=True), Tag("<other>")],
+    _either(list, "text_or_list"),
+]
 #: Over all calls of a run.
 TokenLimit = Annotated[int, Field(ge=256, le=100_000_000)]
 #: What counts as not sent when it is null: lists, for which this API knows no null of its own.
@@ -46,7 +68,7 @@ class AssistantUpdate(AssistantFields):
 
 class MessageCreate(Input):
     role: Literal["user", "assistant"]
-    content: str | list[Object]
+    content: TextOrList
     attachments: list[Object] | None = None
     metadata: Metadata = {}
 

@@ -13,9 +13,12 @@ from memory_service.api.openai.render import function_call
 from memory_service.api.openai.translate import openai_content
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.messages import Block, block_text
+from memory_service.core.runs import Spent
+from memory_service.core.usage import ReportedUsage
 from memory_service.errors import NotFound
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import messages as message_store
+from memory_service.store import prompts as prompt_store
 from memory_service.store import runs as run_store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord
@@ -64,15 +67,40 @@ async def of_run(session: Session, thread_id: str, run: RunRecord) -> list[dict[
         if block["type"] == "tool_result"
     }
     replies = [record for record in records if record.role == "assistant"]
+    usages = await _usages(session, run, replies)
     steps = []
     for reply in replies:
+        made = []
         if openai_content(reply.content, {}):
-            steps.append(_message_step(thread_id, run, reply))
+            made.append(_message_step(thread_id, run, reply))
         if calls := [block for block in loads(reply.content) if block["type"] == "tool_use"]:
-            steps.append(_calls_step(thread_id, run, reply, calls, results, is_last=reply is replies[-1]))
-        if reply.openai:
-            steps[-1] |= _imported(reply.openai, steps[-1])
+            made.append(_calls_step(thread_id, run, reply, calls, results, is_last=reply is replies[-1]))
+        if made and reply.seq in usages and made[0]["status"] != "in_progress":
+            made[0]["usage"] = usages[reply.seq]
+        if made and reply.openai:
+            made[-1] |= _imported(reply.openai, made[-1])
+        steps += made
     return steps
+
+
+async def _usages(session: Session, run: RunRecord, replies: Sequence[MessageRecord]) -> dict[int, dict[str, int]]:
+    """Of the calls that replies came from, by their seqs, as far as it is known: the run knows that of an only one, prompts
+    that of several. It stands at the first step of a reply, so that steps add up."""
+    if len(replies) == 1:
+        spent = Spent(**loads(run.spent))
+        used = spent.prompt_tokens + spent.output_tokens
+        return {replies[0].seq: _usage(spent.prompt_tokens, spent.output_tokens)} if used else {}
+    found = await prompt_store.reported(session, run.prompt_ids) if run.prompt_ids else {}
+    reported = {seq: ReportedUsage.parse(loads(usage)) for seq, usage in found.items()}
+    return {seq: _usage(usage.input_tokens, usage.output_tokens) for seq, usage in reported.items()}
+
+
+def _usage(prompt_tokens: int, output_tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": prompt_tokens + output_tokens,
+    }
 
 
 def _imported(openai: str, step: Mapping[str, Any]) -> dict[str, Any]:

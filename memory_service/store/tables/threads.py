@@ -63,6 +63,8 @@ class Thread(Table, table=True):
         UniqueConstraint("project_id", "id"),
         Index(None, "project_id", "created_at", "pk"),
         Index(None, "project_id", "user_id", "created_at", "pk", postgresql_where=text("user_id IS NOT NULL")),
+        # Those that are to be deleted as soon as they were read; hardly any, unless a process was ended.
+        Index(None, "created_at", postgresql_where=text("openai = '{\"kept\": false}'")),
     )
     pk: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
     project_id: int = project_column()
