@@ -14,12 +14,12 @@ from functools import lru_cache
 from importlib.resources import files
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from memory_service.config import Settings
-from memory_service.core.held import Held
+from memory_service.core.held import Held, HeldMessages
 from memory_service.core.pricing import Model
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import EmbedderUnavailable, InvalidInput
@@ -70,31 +70,45 @@ class Runtime:
         await self.worker_db.close()
 
 
+_Part = TypeVar("_Part", Held, HeldMessages)
+
+
 class HeldThreads:
-    """What recall holds of threads, those used last, up to `limit_bytes` together."""
+    """What is held of threads, those used last, up to `limit_bytes` together. Of each there is a part of either kind."""
 
     def __init__(self, limit_bytes: int = _HELD_BYTES) -> None:
         self._limit_bytes = limit_bytes
-        self._held: OrderedDict[int, Held] = OrderedDict()
+        self._held: OrderedDict[tuple[type, int], Held | HeldMessages] = OrderedDict()
         self.nbytes = 0
 
-    def find(self, thread_pk: int, edited_version: int) -> Held | None:
-        """What is held since that version: of another one, messages may have changed."""
-        held = self._held.get(thread_pk)
-        if held is None or held.edited_version != edited_version:
+    def find(self, kind: type[_Part], thread_pk: int, edited_version: int) -> _Part | None:
+        """What is held since that version: of another one, messages may have changed. What is older is forgotten."""
+        held = self._held.get((kind, thread_pk))
+        if not isinstance(held, kind):
             return None
-        self._held.move_to_end(thread_pk)
+        if held.edited_version != edited_version:
+            if held.edited_version < edited_version:
+                self._forget((kind, thread_pk))
+            return None
+        self._held.move_to_end((kind, thread_pk))
         return held
 
-    def keep(self, thread_pk: int, held: Held) -> None:
-        if (before := self._held.pop(thread_pk, None)) is not None:
-            self.nbytes -= before.nbytes
+    def keep(self, thread_pk: int, held: Held | HeldMessages) -> None:
+        key = (type(held), thread_pk)
+        if self._held.get(key) is held:
+            self._held.move_to_end(key)
+            return
+        self._forget(key)
         if held.nbytes > self._limit_bytes:
             return
-        self._held[thread_pk] = held
+        self._held[key] = held
         self.nbytes += held.nbytes
         while self.nbytes > self._limit_bytes:
-            self.nbytes -= self._held.popitem(last=False)[1].nbytes
+            self._forget(next(iter(self._held)))
+
+    def _forget(self, key: tuple[type, int]) -> None:
+        if (held := self._held.pop(key, None)) is not None:
+            self.nbytes -= held.nbytes
 
 
 def embedder_access(settings: Settings) -> EmbedderAccess:

@@ -43,7 +43,7 @@ def keep(
 
 def extra(turns: Sequence[Turn], kept: Sequence[Kept]) -> TokenCounts:
     """What is kept of these turns costs so much beyond their messages."""
-    by_seq = {turn.first_seq: turn for turn in turns}
+    by_seq = {turn.first_seq: turn for turn in turns} if kept else {}
     return TokenCounts.total([counts for one in kept for counts in _extra(by_seq[one.first_seq], one)])
 
 

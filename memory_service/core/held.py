@@ -1,17 +1,22 @@
-"""What recall needs of a thread, held from one prompt to the next: its index, decoded, and its vectors.
+"""What a prompt needs of a thread, held from one prompt to the next.
 
-Nothing of it is text: what is shown is read from the messages themselves each time.
+Of what the window shows, the messages; of all before, only what recall needs: the index, decoded, and the vectors. What
+recall finds is read from the messages themselves each time.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from sys import getsizeof
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from memory_service.core.corpus import Bools, Corpus, Floats, Ints
+from memory_service.core.messages import Message
 from memory_service.core.similarity import cosines_by_signs, pack_signs, steady
 
 
@@ -38,7 +43,8 @@ class HeldVectors:
 
     def before(self, end: int) -> HeldVectors:
         """Those of the first passages."""
-        return replace(self, rows=self.rows[:end], there=self.there[:end], common=None)
+        common = self.common if steady(end) == steady(len(self.there)) else None
+        return replace(self, rows=self.rows[:end], there=self.there[:end], common=common)
 
     @property
     def complete(self) -> int:
@@ -88,5 +94,62 @@ class Held:
         return self.corpus.nbytes + (self.vectors.rows.nbytes + self.vectors.there.nbytes if self.vectors else 0)
 
     def before(self, seq: int) -> Held:
+        """What of it is before another seq."""
         corpus = self.corpus.before(seq)
         return Held(self.edited_version, seq, corpus, self.vectors and self.vectors.before(len(corpus)))
+
+
+# Of a message, beside its text: the object and all that it remembers. Of a value in its content: the object and its place.
+_MESSAGE_BYTES = 1_500
+_VALUE_BYTES = 250
+
+
+@dataclass(frozen=True, slots=True)
+class HeldMessages:
+    """All messages of a thread from `first_seq` to `last_seq`, as they are at `edited_version` or later; of deleted ones
+    there is nothing. `sizes` are about what each takes, in bytes."""
+
+    edited_version: int
+    first_seq: int
+    last_seq: int
+    messages: tuple[Message, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.sizes)
+
+    def followed_by(self, messages: Sequence[Message], sizes: Sequence[int], last_seq: int) -> HeldMessages:
+        return replace(self, last_seq=last_seq, messages=(*self.messages, *messages), sizes=(*self.sizes, *sizes))
+
+    def preceded_by(self, messages: Sequence[Message], sizes: Sequence[int], first_seq: int) -> HeldMessages:
+        return replace(self, first_seq=first_seq, messages=(*messages, *self.messages), sizes=(*sizes, *self.sizes))
+
+    def before(self, seq: int) -> HeldMessages:
+        end = bisect_left(self.messages, seq, key=lambda message: message.seq)
+        first_seq = min(self.first_seq, seq)
+        return replace(
+            self, first_seq=first_seq, last_seq=seq - 1, messages=self.messages[:end], sizes=self.sizes[:end]
+        )
+
+    def newest(self, count: int, first_seq: int) -> list[Message]:
+        """At most so many of them, and none before a seq."""
+        start = bisect_left(self.messages, first_seq, key=lambda message: message.seq)
+        return list(self.messages[max(start, len(self.messages) - count) :])
+
+    def within(self, nbytes: int) -> HeldMessages:
+        """The newest of them that take no more."""
+        if self.nbytes <= nbytes:
+            return self
+        start, left = len(self.sizes), nbytes
+        while start and self.sizes[start - 1] <= left:
+            start -= 1
+            left -= self.sizes[start]
+        first_seq = self.messages[start].seq if start < len(self.messages) else self.last_seq + 1
+        return replace(self, first_seq=first_seq, messages=self.messages[start:], sizes=self.sizes[start:])
+
+
+def size_of(content: str) -> int:
+    """About the bytes that a message takes whose content is this JSON: parsed, and its blocks as JSON once more."""
+    values = content.count(",") + content.count("{") + content.count("[")
+    return _MESSAGE_BYTES + 2 * getsizeof(content) + _VALUE_BYTES * values

@@ -134,9 +134,9 @@ def _never(_seq: int) -> bool:
 def _turn_pieces(turn: Turn, volatile: Volatile, shows_thinking: Callable[[int], bool]) -> list[Piece]:
     """The volatile text stands before the user's own, but behind tool results, which a provider wants first."""
     pieces = [
-        _piece(message.role, message.seq, block)
+        Piece(message.role, message.seq, block, json)
         for message in turn.messages
-        for block in message.content
+        for block, json in zip(message.content, message.block_texts, strict=True)
         if block.get("type") not in THINKING_TYPES or (shows_thinking(message.seq) and "foreign" not in block)
     ]
     opener = turn.messages[0]
@@ -146,11 +146,8 @@ def _turn_pieces(turn: Turn, volatile: Volatile, shows_thinking: Callable[[int],
 
 def _volatile_pieces(volatile: Volatile, seq: int) -> list[Piece]:
     texts = (volatile.recalled_text, volatile.context_text)
-    return [_piece("user", seq, {"type": "text", "text": text}, volatile=True) for text in texts if text]
-
-
-def _piece(role: str, seq: int, block: Block, *, volatile: bool = False) -> Piece:
-    return Piece(role, seq, block, dumps(block), volatile)
+    blocks = [{"type": "text", "text": text} for text in texts if text]
+    return [Piece("user", seq, block, dumps(block), volatile=True) for block in blocks]
 
 
 def locate(

@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import groupby, takewhile
 from typing import Any, Literal
 
+from memory_service.core.canonical import dumps
 from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage
 
@@ -25,9 +26,12 @@ OPENED_BY_ASSISTANT = "(The assistant opened this conversation.)"
 _OPENED_BY_ASSISTANT_COUNTS = TokenCounts(messages=1, latin=6, text_bytes=41)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Message:
-    """One entry of a thread. `counts` leaves thinking out; `thinking_tokens` counts it (o200k_base)."""
+    """One entry of a thread. `counts` leaves thinking out; `thinking_tokens` counts it (o200k_base).
+
+    A message is in many prompts, so what is asked of it each time is found out once.
+    """
 
     seq: int
     id: str
@@ -46,6 +50,23 @@ class Message:
     def counts_with_thinking(self) -> TokenCounts:
         thinking = self.thinking_tokens
         return self.counts + TokenCounts(latin=thinking, text_bytes=4 * thinking) if thinking else self.counts
+
+    @cached_property
+    def block_texts(self) -> tuple[str, ...]:
+        """Its blocks as canonical JSON."""
+        return tuple(map(dumps, self.content))
+
+    @cached_property
+    def opens_turn(self) -> bool:
+        return opens_turn(self.role, self.content)
+
+    @cached_property
+    def tool_use_ids(self) -> list[str]:
+        return tool_use_ids(self.content)
+
+    @cached_property
+    def tool_result_ids(self) -> list[str]:
+        return tool_result_ids(self.content)
 
 
 @dataclass(frozen=True)
@@ -146,7 +167,7 @@ def group_turns(messages: Sequence[Message]) -> list[Turn]:
     """Split messages into turns. What stands before the first user message is a turn of its own."""
     turns: list[list[Message]] = []
     for message in messages:
-        if not turns or opens_turn(message.role, message.content):
+        if not turns or message.opens_turn:
             turns.append([message])
         else:
             turns[-1].append(message)
@@ -197,6 +218,9 @@ def extend_tail(tail: Tail, role: str, content: Sequence[Block], field: str) -> 
 
 def mend(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[Repair, ...]]:
     """`repair` for turns, which stay the turns they were."""
+    first = turns[0].messages[0].role if turns else "user"
+    if first == "user" and not any(message.tool_use_ids for turn in turns for message in turn.messages):
+        return tuple(turns), ()  # as most are
     messages, repairs = repair([message for turn in turns for message in turn.messages])
     if not repairs:
         return tuple(turns), ()
@@ -236,8 +260,8 @@ def _unanswered(before: Sequence[Message], answers: Sequence[Message]) -> list[s
     """The tool calls of the assistant's messages at the end of `before` that have no result in `answers`."""
     calls: list[str] = []
     for message in takewhile(lambda message: message.role == "assistant", reversed(before)):
-        calls[:0] = tool_use_ids(message.content)
-    answered = {id_ for message in answers for id_ in tool_result_ids(message.content)} if calls else ()
+        calls[:0] = message.tool_use_ids
+    answered = {id_ for message in answers for id_ in message.tool_result_ids} if calls else ()
     return [id_ for id_ in calls if id_ not in answered]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from memory_service.core.budget import default_recall_tokens
 from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
-from memory_service.core.messages import Message, opens_turn
+from memory_service.core.messages import Message
 from memory_service.core.prompt import Prompt, assemble
 from memory_service.core.quoting import Recalled
 from memory_service.core.request import Request
@@ -109,7 +109,7 @@ def outline(
 def _recounted(lane: Lane | None, messages: Sequence[Message], tokens_of: Callable[[str], int]) -> Lane | None:
     """The lane with its open turn's frozen text counted anew: the estimate may have learnt since it was frozen."""
     turn = lane.open_turn if lane else None
-    opener = next((m for m in reversed(messages) if opens_turn(m.role, m.content)), next(iter(messages), None))
+    opener = next((m for m in reversed(messages) if m.opens_turn), next(iter(messages), None))
     if lane is None or turn is None or opener is None or turn.first_seq != opener.seq:
         return lane
     return replace(lane, open_turn=replace(turn, volatile=turn.volatile.recounted(tokens_of)))

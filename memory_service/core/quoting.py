@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -51,18 +51,20 @@ def render_block(candidates: Iterable[Candidate]) -> str:
 
 
 def pack(
-    candidates: Sequence[Candidate], max_tokens: int, tokens_of: Callable[[str], int], visible: str = ""
+    candidates: Iterable[Candidate], max_tokens: int, tokens_of: Callable[[str], int], visible: str = ""
 ) -> list[Recalled]:
     """Take candidates best first while their block fits; what is too long is passed over, with it what was found only by
     standing beside it, and what says the same once more. `tokens_of` estimates a text; `visible` is what the prompt
     shows of earlier recall, and need not show again.
     """
     left = max_tokens - tokens_of(_OPEN + _CLOSE)
-    least = min((tokens_of(render_candidate(replace(c, text="", is_excerpt=False))) for c in candidates[:1]), default=0)
+    least: int | None = None
     packed: list[Recalled] = []
     shown: set[int] = set()
     said: set[str] = set()
     for candidate in candidates:
+        if least is None:
+            least = tokens_of(render_candidate(replace(candidate, text="", is_excerpt=False)))
         if left < least:
             break  # counting is most of the work, and nothing fits any more
         if candidate.text in said:

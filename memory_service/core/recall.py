@@ -151,10 +151,22 @@ def _bearers(query: str, roles: AnyInts, terms: AnyInts, found: Found) -> Iterat
         yield whose.bearer(int(callers[whose.USER]), int(callers[whose.ASSISTANT]))
 
 
-def best(words: Words, limit: int, similarity: Floats | None = None, *, one_a_message: bool = False) -> list[Hit]:
-    """As `rank`, of words that were weighed; on request only the best passage of each message."""
+def best(
+    words: Words,
+    limit: int,
+    similarity: Floats | None = None,
+    *,
+    one_a_message: bool = False,
+    only_relevant: bool = False,
+) -> list[Hit]:
+    """As `rank`, of words that were weighed; on request only the best passage of each message, or of the best only what is
+    worth showing."""
     scored = _score(words, similarity)
-    return _hits(words, scored, similarity, _order(words, scored, limit, one_a_message))
+    order = _order(words, scored, limit, one_a_message)
+    if only_relevant:  # what a hit says is rounded
+        order = order[scored.fused[order] > _RELEVANT_SCORE - 0.01]
+    hits = _hits(words, scored, similarity, order)
+    return relevant(hits) if only_relevant else hits
 
 
 def best_documents(words: Words, limit: int, similarity: Floats) -> Ints:

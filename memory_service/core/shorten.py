@@ -41,12 +41,16 @@ class _Text:
 
 def shorten(messages: Sequence[Message], cuts: Cuts, count: CountText) -> list[Message]:
     """The messages with their cuts made, counted anew."""
+    if not cuts:
+        return list(messages)
     touched = {int(key.split(".", 1)[0]) for key in cuts}
     return [_shorten(message, cuts, count) if message.seq in touched else message for message in messages]
 
 
 def explain(messages: Sequence[Message], cuts: Cuts) -> tuple[Shortened, ...]:
     """What was cut of these messages, which are whole."""
+    if not cuts:
+        return ()
     return tuple(
         Shortened(text.seq, text.tool_use_id, len(text.text), cuts[text.key])
         for text in _texts(messages)

@@ -74,8 +74,14 @@ class TokenCounts:
 
     @classmethod
     def total(cls, counts: Iterable[TokenCounts]) -> TokenCounts:
-        columns = zip(*((c.messages, c.latin, c.other, c.text_bytes, c.images) for c in counts), strict=True)
-        return cls(*map(sum, columns))
+        messages = latin = other = text_bytes = images = 0
+        for c in counts:
+            messages += c.messages
+            latin += c.latin
+            other += c.other
+            text_bytes += c.text_bytes
+            images += c.images
+        return cls(messages, latin, other, text_bytes, images)
 
     def features(self, requests: int) -> tuple[float, ...]:
         return (float(requests), self.messages, self.latin, self.other, self.text_bytes, self.images)

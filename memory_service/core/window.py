@@ -9,7 +9,7 @@ from memory_service.core.budget import Budget, low_water
 from memory_service.core.closing import extra, keep, without_thinking
 from memory_service.core.lane import Kept, Lane
 from memory_service.core.layout import StablePart
-from memory_service.core.messages import Message, Repair, Turn, group_turns, is_tool_result, mend, opens_turn
+from memory_service.core.messages import Message, Repair, Turn, group_turns, is_tool_result, mend
 from memory_service.core.request import Request
 from memory_service.core.shorten import CountText, Cuts, Shortened, explain, offer_cuts, shorten
 from memory_service.core.tokens import Scale, TokenCounts
@@ -147,8 +147,9 @@ def plan_window(
         changes=(),
         kept=kept,
     )
-    visible = [message for message in whole if message.seq >= window.first_seq]
-    window = replace(window, cuts={k: n for k, n in cuts.items() if int(k.split(".", 1)[0]) >= window.first_seq})
+    first_seq = window.first_seq
+    visible = [message for message in whole if message.seq >= first_seq]
+    window = replace(window, cuts={k: n for k, n in cuts.items() if int(k.split(".", 1)[0]) >= first_seq})
     if request.strategy.shorten_tool_results and len(shown) == 1:
         window = _shorten_to_fit(window, visible, lane, scale, count, context_tokens)
     window = replace(_make_fit(request, window, context_tokens), shortened=explain(visible, window.cuts))
@@ -191,7 +192,7 @@ def _context_reserve(context_tokens: int, lane: Lane | None) -> int:
 
 def _whole_turns(messages: Sequence[Message]) -> Sequence[Message]:
     """Leave out the end of a turn that began before the first message; unless there is nothing else."""
-    first = next((i for i, message in enumerate(messages) if opens_turn(message.role, message.content)), 0)
+    first = next((i for i, message in enumerate(messages) if message.opens_turn), 0)
     return messages[first:]
 
 

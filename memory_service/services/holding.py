@@ -1,38 +1,120 @@
-"""Reading of a thread what recall needs, as far as it is not held since the last time.
+"""Reading of a thread what a prompt needs, as far as it is not held since the last time.
 
-An index entry and its vectors never change unless their message is edited or deleted, which moves the thread's
+A message, its index entry and its vectors never change unless the message is edited or deleted, which moves the thread's
 `edited_version`; then everything is read anew. Otherwise only what came after is.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from memory_service.core.canonical import loads
 from memory_service.core.corpus import Corpus
-from memory_service.core.held import Held, HeldVectors
+from memory_service.core.held import Held, HeldMessages, HeldVectors, size_of
+from memory_service.core.messages import Message
 from memory_service.core.similarity import common_part, placed, typical, words_of
 from memory_service.runtime import Runtime
+from memory_service.store import messages as message_store
 from memory_service.store import recall as recall_store
 from memory_service.store import vectors as vector_store
-from memory_service.store.db import Session
+from memory_service.store.db import Session, on_commit
 from memory_service.store.embedders import EmbedderRecord
+from memory_service.store.messages import MessageRecord
 from memory_service.store.threads import ThreadRecord
 
 # Of a thread whose vectors take more, the signs alone are held, a thirty-second part.
 _VECTOR_BYTES = 24 << 20
 # Decoding so many takes a few milliseconds.
 _DECODED_INLINE_BYTES = 200_000
+# Of a thread's messages no more is held than this, the newest: the older ones of a long window are read each time.
+_MESSAGES_BYTES = 16 << 20
+_FIRST_PAGE = 200
+
+
+async def read_newest(
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    first_seq: int,
+    suffice: Callable[[Sequence[Message]], bool],
+) -> tuple[list[Message], bool]:
+    """The newest messages of a thread, in order, none before a seq: so many that they `suffice`, in pages. And whether
+    there are more."""
+    held = await _up_to_date(runtime, session, thread)
+    count = page_size = _FIRST_PAGE
+    while True:
+        held = await _further_back(session, thread, held, first_seq, count)
+        messages = held.newest(count, first_seq)
+        more_before = len(messages) == count and messages[0].seq > first_seq
+        if not more_before or suffice(messages):
+            break
+        page_size *= 3
+        count += page_size
+    # Not before: what this transaction wrote itself may still come to nothing.
+    on_commit(session, lambda: runtime.held.keep(thread.pk, held.within(_MESSAGES_BYTES)))
+    return messages, more_before
+
+
+async def _up_to_date(runtime: Runtime, session: Session, thread: ThreadRecord) -> HeldMessages:
+    """What is held of a thread's messages, with those that came after; nothing, where these are too many."""
+    held = runtime.held.find(HeldMessages, thread.pk, thread.edited_version)
+    if held is None or thread.last_seq - held.last_seq > _FIRST_PAGE:
+        return HeldMessages(thread.edited_version, thread.last_seq + 1, thread.last_seq)
+    if held.last_seq > thread.last_seq:  # `thread` was read before others wrote
+        return held.before(thread.last_seq + 1)
+    if held.last_seq == thread.last_seq:
+        return held
+    records = await message_store.range_of(session, thread.pk, first_seq=held.last_seq + 1, last_seq=thread.last_seq)
+    return held.followed_by(to_messages(records), _sizes(records), thread.last_seq)
+
+
+async def _further_back(
+    session: Session, thread: ThreadRecord, held: HeldMessages, first_seq: int, count: int
+) -> HeldMessages:
+    """With so many messages as far as there are as many from a seq on."""
+    missing = count - len(held.messages)
+    if missing <= 0 or held.first_seq <= first_seq:
+        return held
+    records = await message_store.range_of(
+        session, thread.pk, first_seq=first_seq, last_seq=held.first_seq - 1, limit=missing
+    )
+    reached = records[0].seq if len(records) == missing else first_seq
+    return held.preceded_by(to_messages(records), _sizes(records), reached)
+
+
+def _sizes(records: Sequence[MessageRecord]) -> list[int]:
+    return [size_of(record.content) for record in records]
+
+
+def to_messages(records: Sequence[MessageRecord], earlier: Mapping[int, str] | None = None) -> list[Message]:
+    """`earlier` is what some of them said before, by their seqs."""
+    earlier = earlier or {}
+    # All at once: to begin with each anew takes longer than to read it.
+    contents = loads(f"[{','.join([earlier.get(record.seq, record.content) for record in records])}]")
+    return [
+        Message(
+            seq=record.seq,
+            id=record.id,
+            role="assistant" if record.role == "assistant" else "user",
+            content=tuple(content),
+            counts=record.counts,
+            created_at=record.created_at,
+            thinking_tokens=record.thinking_tokens,
+        )
+        for record, content in zip(records, contents, strict=True)
+    ]
 
 
 async def hold(
     runtime: Runtime, session: Session, thread: ThreadRecord, before_seq: int, embedder: EmbedderRecord | None
 ) -> Held:
     """The part of a thread before a seq. `thread` was read before, in this transaction or an earlier one."""
-    held = runtime.held.find(thread.pk, thread.edited_version)
-    part = await asyncio.to_thread(held.before, before_seq) if held and held.before_seq > before_seq else held
+    held = runtime.held.find(Held, thread.pk, thread.edited_version)
+    part = held.before(before_seq) if held and held.before_seq > before_seq else held
     corpus = await _corpus(session, thread, part, before_seq)
     vectors = part.vectors if part else None
     if embedder:

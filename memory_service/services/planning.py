@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memory_service.core import plan
 from memory_service.core.budget import default_limit
 from memory_service.core.canonical import dumps, loads
-from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
 from memory_service.core.markup import document_text
-from memory_service.core.messages import Block, Message, extend_tail, opens_turn
+from memory_service.core.messages import Block, Message, extend_tail
 from memory_service.core.plan import RecallSpec
 from memory_service.core.pricing import Model, find_model, provider_of, providers_of
 from memory_service.core.prompt import Prompt
 from memory_service.core.quoting import Candidate, Recalled, pack
-from memory_service.core.recall import pick, relevant
+from memory_service.core.recall import pick
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts, TokenEstimate
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.window import Window, check_open_calls
 from memory_service.errors import InvalidInput
 from memory_service.runtime import Runtime
+from memory_service.services.holding import read_newest
 from memory_service.services.recall import Question, Ranking, rank_thread, split
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session
-from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.messages import NewMessage
 from memory_service.store.threads import AssistantRecord, ThreadRecord, get_assistant
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
-_FIRST_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +107,16 @@ async def outline(
     spec = with_defaults(spec, thread, assistant)
     request = settle(runtime, spec)
     stable = await stable_part(runtime, thread, assistant, spec)
-    estimate = await _estimate(session, request)
-    lanes = await prompt_store.get_lanes(session, thread.pk)
+    lanes, learnt = await prompt_store.get_learnt(session, thread.pk, request.provider, request.model_name)
+    estimate = learnt or prior_estimate(request.model)
     lane = lanes.pop(request.lane_key, None)
     request = request.in_lane(lane, now.timestamp())
     shared = request.shared_digest(stable)
     shared_sent_at = await prompt_store.shared_sent_at(session, shared) if shared else None
-    messages, more_before = await _load(session, thread, lane, estimate.scaled(), request)
+    scale = estimate.scaled()
+    messages, more_before = await read_newest(
+        runtime, session, thread, lane.first_seq if lane else 1, lambda read: _suffice(read, request, scale)
+    )
     open_ids = thread.open_tool_use_ids
     if new is not None:
         content = loads(new.content)
@@ -270,58 +272,15 @@ def with_defaults(spec: PromptSpec, thread: ThreadRecord, assistant: AssistantRe
     )
 
 
-async def _estimate(session: Session, request: Request) -> TokenEstimate:
-    learnt = await prompt_store.get_estimate(session, request.provider, request.model_name)
-    return learnt or prior_estimate(request.model)
-
-
 def prior_estimate(model: Model) -> TokenEstimate:
     return TokenEstimate.prior(model.tokens_per_o200k_token)
 
 
-async def _load(
-    session: Session, thread: ThreadRecord, lane: Lane | None, scale: Scale, request: Request
-) -> tuple[list[Message], bool]:
-    """The lane's window, newest pages first, no further back than the prompt could show."""
-    first_seq = lane.first_seq if lane else 1
-    messages: list[Message] = []
-    page_size, tokens = _FIRST_PAGE, 0.0
-    before = thread.last_seq
-    while before >= first_seq and (tokens <= request.max_prompt_tokens or _lacks_opener(request, messages)):
-        page = await message_store.range_of(session, thread.pk, first_seq=first_seq, last_seq=before, limit=page_size)
-        read = to_messages(page)
-        messages = read + messages
-        tokens += sum(scale.tokens(message.counts) for message in read)
-        if len(page) < page_size:
-            before = first_seq - 1
-            break
-        before = page[0].seq - 1
-        page_size *= 3
-    return messages, before >= first_seq
-
-
-def _lacks_opener(request: Request, messages: Sequence[Message]) -> bool:
-    """Whether the last turn is to be cut to fit, and is not there whole."""
-    return request.strategy.shorten_tool_results and not any(opens_turn(m.role, m.content) for m in messages)
-
-
-def to_messages(records: Sequence[MessageRecord], earlier: Mapping[int, str] | None = None) -> list[Message]:
-    """`earlier` is what some of them said before, by their seqs."""
-    earlier = earlier or {}
-    # All at once: to begin with each anew takes longer than to read it.
-    contents = loads(f"[{','.join([earlier.get(record.seq, record.content) for record in records])}]")
-    return [
-        Message(
-            seq=record.seq,
-            id=record.id,
-            role="assistant" if record.role == "assistant" else "user",
-            content=tuple(content),
-            counts=record.counts,
-            created_at=record.created_at,
-            thinking_tokens=record.thinking_tokens,
-        )
-        for record, content in zip(records, contents, strict=True)
-    ]
+def _suffice(messages: Sequence[Message], request: Request, scale: Scale) -> bool:
+    """Whether they are more than the prompt could show. What is to be cut to fit must be there whole."""
+    if request.strategy.shorten_tool_results and not any(message.opens_turn for message in messages):
+        return False
+    return scale.tokens(TokenCounts.total([message.counts for message in messages])) > request.max_prompt_tokens
 
 
 def _new_message(new: NewMessage, seq: int) -> Message:
@@ -340,18 +299,15 @@ async def recall(runtime: Runtime, session: Session, outlined: Outline, question
     """Older messages that fit the question, as many as fit the prompt."""
     thread, first_seq = outlined.thread, outlined.prompt.window.first_seq
     limit = outlined.prompt.ranked_passages
-    ranking = await rank_thread(runtime, session, thread, question, limit, first_seq)
-    hits = relevant(ranking.hits)
-    seqs = sorted({hit.seq for hit in hits})
-    records = await message_store.with_seqs(session, [thread.pk] * len(seqs), seqs) if seqs else []
-    by_seq = {record.seq: record for record in records}
-    passages = await split(records)
-    candidates = [
-        Candidate(hit, record.id, record.role, *pick(passages[thread.pk, hit.seq], hit.passage), record.created_at)
-        for hit in hits
-        for record in [by_seq.get(hit.seq)]
-        if record
-    ]
+    ranking = await rank_thread(runtime, session, thread, question, limit, first_seq, only_relevant=True)
+    seqs = sorted({hit.seq for hit in ranking.hits})
+    said = {one.seq: one for one in (await message_store.said_at(session, thread.pk, seqs) if seqs else ())}
+    passages = await split({seq: one.content for seq, one in said.items()})
+    candidates = (
+        Candidate(hit, one.id, one.role, *pick(passages(hit.seq), hit.passage), one.created_at)
+        for hit in ranking.hits
+        if (one := said.get(hit.seq))
+    )
     scale = outlined.prompt.scale
     found = outlined.prompt
     packed = pack(

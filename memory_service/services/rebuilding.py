@@ -21,7 +21,7 @@ from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.volatile import Volatile
 from memory_service.runtime import Runtime
 from memory_service.services.explaining import BuiltPrompt
-from memory_service.services.planning import to_messages
+from memory_service.services.holding import to_messages
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session

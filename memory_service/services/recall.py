@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from memory_service.services.holding import decode, hold
 from memory_service.store import vectors as vector_store
 from memory_service.store.db import Session
 from memory_service.store.embedders import EmbedderRecord
-from memory_service.store.messages import MessageRecord
 from memory_service.store.recall import ThreadIndex
 from memory_service.store.threads import ThreadRecord
 from memory_service.store.vectors import ThreadSimilarities
@@ -32,6 +32,7 @@ _EXACT_PASSAGES = 10_000
 _CANDIDATES = 400
 # Splitting this many characters takes a few milliseconds.
 _SPLIT_INLINE_CHARACTERS = 200_000
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,12 @@ async def rank_thread(
     before_seq: int,
     *,
     one_a_message: bool = False,
+    only_relevant: bool = False,
 ) -> Ranking:
-    """As `rank_threads`, of one thread, before a seq, and with what is held of it."""
+    """As `rank_threads`, of one thread, before a seq, and with what is held of it.
+
+    On request only what is worth showing.
+    """
     held = await hold(runtime, session, thread, before_seq, question.embedder)
     words = weigh_words(held.corpus, question.text)
     similarity = None
@@ -121,7 +126,8 @@ async def rank_thread(
             one = [ThreadIndex(thread.pk, thread.id, b"")]
             comparison = _Comparison(session, one, words, question.embedder, vector, before_seq)
             similarity = await comparison.refined(similarity)
-    return _ranking(words, question, similarity, partial(best, limit=limit, one_a_message=one_a_message))
+    pick_best = partial(best, limit=limit, one_a_message=one_a_message, only_relevant=only_relevant)
+    return _ranking(words, question, similarity, pick_best)
 
 
 def _ranking(
@@ -137,15 +143,17 @@ def _ranking(
     return Ranking(pick_best(words, similarity=similarity), "hybrid", "pending" if pending else None, pending)
 
 
-async def split(records: Sequence[MessageRecord]) -> dict[tuple[int, int], list[str]]:
-    """The passages of messages by (thread_pk, seq); beside the event loop when they are long."""
+async def split(contents: Mapping[_Key, str]) -> Callable[[_Key], list[str]]:
+    """The passages of messages, by whatever they are named by: split when they are asked for, as many are not; beside the
+    event loop when they are long."""
 
-    def passages() -> dict[tuple[int, int], list[str]]:
-        return {(one.thread_pk, one.seq): passages_of(content_text(loads(one.content))) for one in records}
+    @cache
+    def passages(key: _Key) -> list[str]:
+        return passages_of(content_text(loads(contents[key])))
 
-    if sum(len(record.content) for record in records) <= _SPLIT_INLINE_CHARACTERS:
-        return passages()
-    return await asyncio.to_thread(passages)
+    if sum(map(len, contents.values())) > _SPLIT_INLINE_CHARACTERS:
+        await asyncio.to_thread(lambda: [passages(key) for key in contents])
+    return passages
 
 
 @dataclass(slots=True)

@@ -62,9 +62,9 @@ async def _show(session: Session, ranking: Ranking, owners: Sequence[tuple[int, 
     wanted = {(pk, hit.seq): (id_, hit) for (pk, id_), hit in zip(owners, ranking.hits, strict=True)}
     records = await message_store.with_seqs(session, [pk for pk, _ in wanted], [seq for _, seq in wanted])
     found = {(record.thread_pk, record.seq): record for record in records}
-    passages = await split(records)
+    passages = await split({place: record.content for place, record in found.items()})
     hits = [
-        SearchHit(id_, found[place], hit, pick(passages[place], hit.passage)[0])
+        SearchHit(id_, found[place], hit, pick(passages(place), hit.passage)[0])
         for place, (id_, hit) in wanted.items()
         if place in found
     ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import MAX_LANES, Lane
@@ -57,13 +58,27 @@ async def get_lane(session: Session, thread_pk: int, key: str) -> Lane | None:
     return None if state is None else Lane.from_json(json.loads(state))
 
 
-async def get_lanes(session: Session, thread_pk: int) -> dict[str, Lane]:
-    """All lanes of a thread by their keys, newest first."""
-    rows = await session.execute(
-        text("SELECT key, state FROM lanes WHERE thread_pk = :thread_pk ORDER BY updated_at DESC, key"),
-        {"thread_pk": thread_pk},
+async def get_learnt(
+    session: Session, thread_pk: int, provider: str, model: str
+) -> tuple[dict[str, Lane], TokenEstimate | None]:
+    """All lanes of a thread by their keys, newest first; and what was learnt of a model's tokens."""
+    rows = await session.rows(
+        text(
+            "SELECT lane.key, lane.state, estimate.state FROM (SELECT) AS one"
+            " LEFT JOIN lanes lane ON lane.thread_pk = :thread_pk LEFT JOIN token_estimates estimate"
+            " ON estimate.project_id = :project_id AND estimate.provider = :provider AND estimate.model = :model"
+            " ORDER BY lane.updated_at DESC, lane.key"
+        ),
+        {
+            "thread_pk": thread_pk,
+            "project_id": session.info["project_id"],
+            "provider": provider,
+            "model": model,
+        },
     )
-    return {row.key: Lane.from_json(json.loads(row.state)) for row in rows}
+    lanes = {key: Lane.from_json(json.loads(state)) for key, state, _ in rows if key is not None}
+    learnt = rows[0][2]
+    return lanes, None if learnt is None else _estimate(learnt)
 
 
 async def save_lane(session: Session, thread_pk: int, key: str, lane: Lane, now: datetime) -> None:
@@ -263,7 +278,12 @@ async def get_estimate(session: Session, provider: str, model: str, *, lock: boo
         ),
         {"project_id": session.info["project_id"], "provider": provider, "model": model},
     )
-    return None if state is None else TokenEstimate.from_json(json.loads(state))
+    return None if state is None else _estimate(state)
+
+
+@lru_cache(maxsize=256)
+def _estimate(state: str) -> TokenEstimate:
+    return TokenEstimate.from_json(json.loads(state))
 
 
 async def save_estimate(session: Session, provider: str, model: str, estimate: TokenEstimate, now: datetime) -> None:

@@ -134,9 +134,10 @@ def test_as_much_is_held_as_there_is_room_for() -> None:
     threads = HeldThreads(limit_bytes=3 * held.nbytes)
     for pk in (1, 2, 3, 1, 4):
         threads.keep(pk, held)
-    assert [pk for pk in range(1, 5) if threads.find(pk, 0)] == [1, 3, 4]
+    assert [pk for pk in range(1, 5) if threads.find(Held, pk, 0)] == [1, 3, 4]
     assert threads.nbytes == 3 * held.nbytes
-    assert threads.find(1, 1) is None
+    assert threads.find(Held, 1, 1) is None
+    assert threads.nbytes == 2 * held.nbytes
     threads.keep(5, replace(held, corpus=Corpus.of(np.tile(held.corpus.numbers, 100).tobytes())))
-    assert threads.find(5, 0) is None
-    assert threads.nbytes == 3 * held.nbytes
+    assert threads.find(Held, 5, 0) is None
+    assert threads.nbytes == 2 * held.nbytes

@@ -36,13 +36,22 @@ class BuiltinEmbedder:
     dimensions = NGRAM_DIMENSIONS
     inline = True
 
+    def __init__(self) -> None:
+        # A message that is written is most often what is asked for next.
+        self._newest: tuple[str | None, Vectors] = (None, np.zeros(0, dtype=np.float32))
+
     async def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        if sum(map(len, texts)) <= _INLINE_CHARACTERS:
-            return self.embed(texts)
-        return await asyncio.to_thread(self.embed, texts)
+        if sum(map(len, texts)) > _INLINE_CHARACTERS:
+            return await asyncio.to_thread(self.embed, texts)
+        rows = self.embed(texts)
+        if len(texts) == 1:
+            self._newest = (texts[0], rows[0])
+        return rows
 
     async def embed_query(self, text: str) -> Vectors:
-        vector: Vectors = (await self.embed_passages([text]))[0]
+        embedded, vector = self._newest
+        if embedded != text:
+            vector = (await self.embed_passages([text]))[0]
         return vector
 
     async def close(self) -> None:
