@@ -97,11 +97,12 @@ async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schem
 
     async def report(session: Session) -> Any:
         reply = prepared[0] if prepared else None
+        thread = await get_thread(session, thread_id, lock=True)
         reported = await usage.report(
             context.runtime,
             session,
-            await get_thread(session, thread_id, lock=True),
-            prompt_id,
+            thread,
+            await prompt_store.get_prompt(session, thread.pk, prompt_id),
             body.usage,
             reply,
             context.now,

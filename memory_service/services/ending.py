@@ -5,6 +5,7 @@ Whoever ends a run holds the thread's row and finds the run still as it was, or 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,6 +23,7 @@ from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
 from memory_service.store import runs as store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.prompts import PromptRecord, get_prompt
 from memory_service.store.runs import RunEvent, RunRecord, Stray
 from memory_service.store.threads import ThreadRecord, get_thread
 from memory_service.telemetry import metrics
@@ -52,8 +54,13 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
     prepared = await ingest.prepare(runtime, [draft] if content else [], now)
     async with runtime.db.transaction(job.project_id) as session:
         try:
-            thread = await get_thread(session, job.thread_id, lock=True)
-            run = await store.get_run(session, thread.pk, job.run.id)
+            thread, run, prompt = await session.together(
+                asyncio.gather(
+                    get_thread(session, job.thread_id, lock=True),
+                    store.get_run(session, job.run.thread_pk, job.run.id),
+                    _reported_prompt(session, job, ending),
+                )
+            )
         except NotFound:
             return None
         is_ours = run.owner == server and run.status in _WORKED_ON
@@ -61,11 +68,19 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
             return None
         if run.status == "cancelling" and ending.status == "requires_action":
             ending = replace(ending, status="cancelled")
-        kept = await _keep(runtime, session, thread, job, ending, prepared[0] if prepared else None, now)
-        run = await _settle(runtime, session, job, run, ending, kept, now)
+        kept = await _keep(runtime, session, thread, job, ending, prompt, prepared[0] if prepared else None, now)
+        settling = _settle(runtime, session, job, run, ending, kept, now)
+        run, queued = await session.together(asyncio.gather(settling, store.count_queued(session, job.thread_id)))
         written = [*events, *closing_events(run, kept, job.log.last_seq)]
         await store.add_events(session, written)
-        return Ended(written, run.ended and await store.count_queued(session, thread.pk) > 0)
+        return Ended(written, run.ended and queued > 0)
+
+
+async def _reported_prompt(session: Session, job: Job, ending: Ending) -> PromptRecord | None:
+    """The prompt whose usage the provider reported."""
+    if not (ending.reply and ending.reply.usage and job.prompt and job.prompt.id):
+        return None
+    return await get_prompt(session, job.run.thread_pk, job.prompt.id)
 
 
 async def _keep(
@@ -74,17 +89,18 @@ async def _keep(
     thread: ThreadRecord,
     job: Job,
     ending: Ending,
+    prompt: PromptRecord | None,
     reply: NewMessage | None,
     now: datetime,
 ) -> MessageRecord | None:
     """The reply, whole or in part, and what the provider reported for it."""
     kept = None
-    if ending.reply and ending.reply.usage and job.prompt and job.prompt.id:
+    if prompt and ending.reply and ending.reply.usage:
         reported = await usage.report(
             runtime,
             session,
             thread,
-            job.prompt.id,
+            prompt,
             ending.reply.usage,
             reply,
             now,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from memory_service.core.canonical import dumps, loads
+from memory_service.core.request import Request
 from memory_service.errors import Conflict, InvalidInput, NoUserMessage
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, planning, threads
@@ -58,11 +60,14 @@ async def create(
     """
     prepared = await ingest.prepare(runtime, [message] if message else [], now)
     async with runtime.db.transaction(project_id) as session:
-        thread = await get_thread(session, thread_id, lock=True)
+        thread, queued = await session.together(
+            asyncio.gather(get_thread(session, thread_id, lock=True), store.count_queued(session, thread_id))
+        )
         if call and (earlier := await idempotency.claim(session, call, now)):
             return await _shown(session, thread, earlier.body)
-        if await _must_wait(session, thread, on_busy):
-            run = await _add(runtime, session, thread, spec, metadata, now, waiting=_waiting(message), status="queued")
+        if _must_wait(thread, queued, on_busy):
+            request = await _settled(runtime, session, thread, spec)
+            run = await _add(session, thread, spec, request, metadata, now, waiting=_waiting(message), status="queued")
         else:
             run = await begin(runtime, runner, session, thread, spec, prepared, ["message."], metadata, now)
         if call:
@@ -129,11 +134,15 @@ async def begin(
     its run fails. Raises as `create`.
     """
     ingest.check_free(thread)
-    if messages:
-        await ingest.append(session, thread, messages, fields)
-    elif must_ask:
+    if must_ask and not messages:
         _check_asked(thread)
-    run = await _add(runtime, session, thread, spec, metadata, now, owner=runner.server, id=id)
+    request = await _settled(runtime, session, thread, spec)
+    adding = _add(session, thread, spec, request, metadata, now, owner=runner.server, id=id)
+    if messages:
+        appending = ingest.append(session, thread, messages, fields)
+        _, run = await session.together(asyncio.gather(appending, adding))
+    else:
+        run = await adding
     begun = created_event(run)
     await store.add_events(session, [begun])
     project_id = session.info["project_id"]
@@ -142,10 +151,10 @@ async def begin(
 
 
 async def _add(
-    runtime: Runtime,
     session: Session,
     thread: ThreadRecord,
     spec: RunSpec,
+    request: Request,
     metadata: Mapping[str, str],
     now: datetime,
     *,
@@ -154,7 +163,6 @@ async def _add(
     waiting: str | None = None,
     id: str | None = None,
 ) -> RunRecord:
-    request = planning.settle(runtime, await _settled(session, thread, spec))
     return await store.add_run(
         session,
         thread.pk,
@@ -170,13 +178,12 @@ async def _add(
     )
 
 
-async def _settled(session: Session, thread: ThreadRecord, spec: RunSpec) -> planning.PromptSpec:
+async def _settled(runtime: Runtime, session: Session, thread: ThreadRecord, spec: RunSpec) -> Request:
     assistant = await planning.assistant_of(session, thread, spec.prompt)
-    return planning.with_defaults(spec.prompt, thread, assistant)
+    return planning.settle(runtime, planning.with_defaults(spec.prompt, thread, assistant))
 
 
-async def _must_wait(session: Session, thread: ThreadRecord, on_busy: str) -> bool:
-    queued = await store.count_queued(session, thread.pk)
+def _must_wait(thread: ThreadRecord, queued: int, on_busy: str) -> bool:
     if thread.active_run_id is None and not queued:
         return False
     if on_busy != "queue":

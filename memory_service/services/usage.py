@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ async def report(
     runtime: Runtime,
     session: Session,
     thread: ThreadRecord,
-    prompt_id: str,
+    record: PromptRecord,
     usage: Mapping[str, Any],
     reply: NewMessage | None,
     now: datetime,
@@ -58,12 +59,11 @@ async def report(
 
     The same report again changes nothing, except that a reply may still come when none came before; another usage or
     another reply is a Conflict. A reply is never refused for being late: it was paid for, and stands where it arrived.
-    Raises NotFound, InvalidInput, InvalidMessage.
+    Raises InvalidInput, InvalidMessage.
     """
     reported = ReportedUsage.parse(usage)
     if diagnostics is not None:
         usage = {**usage, "diagnostics": diagnostics}
-    record = await prompt_store.get_prompt(session, thread.pk, prompt_id)
     plan = json.loads(record.plan)
     check_form(usage, plan["provider"])
     kept = await _reply_of(session, record)
@@ -162,8 +162,9 @@ async def _learn(
     now: datetime,
 ) -> None:
     """What the first report teaches: the model's token estimate, and what the provider's prompt cache holds."""
-    await _teach_estimate(session, runtime, facts, reported, now)
-    lane = await prompt_store.get_lane(session, thread.pk, record.lane_key)
+    reading = prompt_store.get_lane(session, thread.pk, record.lane_key)
+    teaching = _teach_estimate(session, runtime, facts, reported, now)
+    lane, _ = await session.together(asyncio.gather(reading, teaching))
     if lane is not None:
         sent = lane.after_sent(Tail(**facts["tail"]) if facts["tail"] else None)
         await prompt_store.save_lane(session, thread.pk, record.lane_key, sent, now)

@@ -29,7 +29,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from memory_service.errors import DatabaseNotReady, InvalidInput, Unavailable
-from memory_service.store.session import IN_BINARY, InBinary, Session, noted, on_commit, send, wrapped
+from memory_service.store.session import IN_BINARY, InBinary, Session, Statement, noted, on_commit, send, wrapped
 
 __all__ = ["IN_BINARY", "ROLES", "SCHEMA", "Database", "InBinary", "PoolUsage", "Role", "Session", "on_commit"]
 
@@ -123,7 +123,8 @@ class Database:
         with _explained(), self._counted():
             pooled = await self._connection()
             try:
-                found = await (await send(_driver(pooled), (sql, parameters))).fetchall()
+                (cursor,) = await send(_driver(pooled), Statement(sql, parameters))
+                found = await cursor.fetchall()
             except BaseException:
                 await asyncio.shield(_abandon(pooled))
                 raise

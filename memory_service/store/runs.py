@@ -283,9 +283,13 @@ async def next_queued(session: Session, thread_pk: int) -> RunRecord | None:
     return run_of(row) if row else None
 
 
-async def count_queued(session: Session, thread_pk: int) -> int:
+async def count_queued(session: Session, thread_id: str) -> int:
     counted = await session.scalar(
-        text("SELECT count(*) FROM runs WHERE thread_pk = :thread_pk AND status = 'queued'"), {"thread_pk": thread_pk}
+        text(
+            "SELECT count(*) FROM runs r JOIN threads t ON t.pk = r.thread_pk"
+            " WHERE t.project_id = :project_id AND t.id = :id AND r.status = 'queued'"
+        ),
+        {"project_id": session.info["project_id"], "id": thread_id},
     )
     return int(counted or 0)
 

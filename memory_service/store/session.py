@@ -9,11 +9,12 @@ without it, which takes a third of the time.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 import sqlalchemy
@@ -21,14 +22,23 @@ from psycopg import AsyncConnection, AsyncCursor, adapters
 from psycopg.types.array import ListBinaryDumper
 from sqlalchemy.engine import IteratorResult, Result
 from sqlalchemy.engine.result import SimpleResultMetaData
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.elements import TextClause
 
 #: Execution option: results come as Postgres holds them. A long `bytea` takes three times as long as text, in hexadecimal.
 IN_BINARY = {"memory_in_binary": True}
 _NOTES = "on_commit"
-#: In psycopg's spelling, and its parameters by name.
-Statement = tuple[str, Mapping[str, Any] | None]
+_Results = TypeVar("_Results")
+
+
+class Statement(NamedTuple):
+    """In psycopg's spelling; rows come `binary` on request."""
+
+    sql: str
+    parameters: Mapping[str, Any] | None = None
+    binary: bool = False
+
+
 # As in SQLAlchemy's text(): no cast (`::`), and nothing behind a backslash.
 _PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 
@@ -43,18 +53,44 @@ adapters.register_dumper(InBinary, ListBinaryDumper)
 text = lru_cache(maxsize=1_000)(sqlalchemy.text)
 
 
+_Asked = tuple[Statement, asyncio.Future[AsyncCursor[Any]]]
+
+
 class Session:
     """What the store's functions work in: one transaction of one project, which `info` names."""
 
     def __init__(self, connection: AsyncConnection[Any], project_id: int | None, begin: Sequence[str]) -> None:
         self.info: dict[str, Any] = {"project_id": project_id}
         self.connection = connection
-        self._begin = begin
-        self._posted: list[Statement] = [(sql, None) for sql in begin]
+        self._begin = [Statement(sql) for sql in begin]
+        self._posted = [*self._begin]
+        self._asked: list[_Asked] | None = None
 
     async def post(self, statement: TextClause, parameters: Mapping[str, Any]) -> None:
         """Execute a statement whose answer is not needed. What it raises, the next one executed raises, or the commit."""
-        self._posted.append((spelled(statement.text), parameters))
+        self._posted.append(Statement(spelled(statement.text), parameters))
+
+    async def together(self, reads: asyncio.Future[_Results]) -> _Results:
+        """Of functions in an `asyncio.gather`, the first statement of each, in their order and in one round trip. Only one
+        of them may have a second."""
+        asked: list[_Asked] = []
+        self._asked = asked
+        try:
+            await asyncio.sleep(0)  # until each has said what it asks
+            self._asked = None
+            cursors = await self._send(*(statement for statement, _ in asked))
+        except asyncio.CancelledError:
+            reads.cancel()
+            raise
+        except SQLAlchemyError as error:
+            for _, answer in asked:
+                answer.set_exception(error)
+        else:
+            for (_, answer), cursor in zip(asked, cursors, strict=True):
+                answer.set_result(cursor)
+        finally:
+            self._asked = None
+        return await reads
 
     async def execute(
         self,
@@ -64,7 +100,7 @@ class Session:
         execution_options: Mapping[str, Any] | None = None,
     ) -> Result[*tuple[Any, ...]]:
         """Raises SQLAlchemy's errors."""
-        cursor = await self._send(spelled(statement.text), parameters or {}, binary=bool(execution_options))
+        cursor = await self._ask(statement, parameters, binary=bool(execution_options))
         rows = cursor.pgresult
         if rows is None or rows.nfields == 0:
             return IteratorResult(_keys(()), iter(()))
@@ -72,7 +108,7 @@ class Session:
 
     async def rows(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """As `execute`, all rows as they come from the driver: for many of them."""
-        return await (await self._send(spelled(statement.text), parameters)).fetchall()
+        return await (await self._ask(statement, parameters)).fetchall()
 
     async def scalar(
         self,
@@ -82,30 +118,34 @@ class Session:
         execution_options: Mapping[str, Any] | None = None,
     ) -> Any:
         """The first value of the first row; None when there is none."""
-        cursor = await self._send(spelled(statement.text), parameters or {}, binary=bool(execution_options))
+        cursor = await self._ask(statement, parameters, binary=bool(execution_options))
         row = await cursor.fetchone()
         return None if row is None else row[0]
 
     async def flush(self) -> None:
         """Execute what is posted. Raises SQLAlchemy's errors."""
-        if posted := self._take():
-            await send(self.connection, *posted)
+        if self._posted:
+            await self._send()
 
     async def commit(self) -> None:
         """Of a transaction in which nothing was executed, nothing goes out. Raises SQLAlchemy's errors."""
-        if len(self._posted) == len(self._begin) and self._posted[0] == (self._begin[0], None):
-            self._posted.clear()
-        else:
-            await self._send("COMMIT")
+        if self._posted != self._begin:
+            await self._send(Statement("COMMIT"))
 
-    async def _send(
-        self, sql: str, parameters: Mapping[str, Any] | None = None, *, binary: bool = False
+    async def _ask(
+        self, statement: TextClause, parameters: Mapping[str, Any] | None, *, binary: bool = False
     ) -> AsyncCursor[Any]:
-        return await send(self.connection, *self._take(), (sql, parameters), binary=binary)
+        asked = Statement(spelled(statement.text), parameters or {}, binary)
+        if self._asked is None:
+            return (await self._send(asked))[-1]
+        answer: asyncio.Future[AsyncCursor[Any]] = asyncio.get_running_loop().create_future()
+        self._asked.append((asked, answer))
+        return await answer
 
-    def _take(self) -> list[Statement]:
+    async def _send(self, *statements: Statement) -> list[AsyncCursor[Any]]:
+        """Behind what was posted."""
         posted, self._posted = self._posted, []
-        return posted
+        return (await send(self.connection, *posted, *statements))[len(posted) :]
 
 
 def on_commit(session: Session, note: Callable[[], None]) -> None:
@@ -118,28 +158,26 @@ def noted(session: Session) -> list[Callable[[], None]]:
     return list(session.info.get(_NOTES, ()))
 
 
-async def send(connection: AsyncConnection[Any], *statements: Statement, binary: bool = False) -> AsyncCursor[Any]:
-    """Every statement goes through here, several in one round trip. The answer is that of the last, in `binary` on request.
-    Raises SQLAlchemy's errors, of whichever failed first."""
-    sql, parameters = statements[-1]
+async def send(connection: AsyncConnection[Any], *statements: Statement) -> list[AsyncCursor[Any]]:
+    """Every statement goes through here, several in one round trip. Raises SQLAlchemy's errors: that of the first that
+    failed, behind which nothing was executed."""
     try:
         if len(statements) == 1:
-            return await _execute(connection.cursor(binary=binary), sql, parameters)
+            return [await _execute(connection, statements[0])]
         async with connection.pipeline() as pipeline:
             try:
-                for posted in statements[:-1]:
-                    await _execute(connection.cursor(), *posted)
-                return await _execute(connection.cursor(binary=binary), sql, parameters)
+                return [await _execute(connection, statement) for statement in statements]
             except BaseException:
                 with suppress(psycopg.Error):  # that those behind it were not executed
                     await pipeline.sync()
                 raise
     except psycopg.Error as error:
-        raise wrapped(error, sql, is_lost=connection.closed) from error
+        raise wrapped(error, statements[-1].sql, is_lost=connection.closed) from error
 
 
-async def _execute(cursor: AsyncCursor[Any], sql: str, parameters: Mapping[str, Any] | None) -> AsyncCursor[Any]:
-    return await cursor.execute(sql, parameters, prepare=None if parameters else False)
+async def _execute(connection: AsyncConnection[Any], statement: Statement) -> AsyncCursor[Any]:
+    sql, parameters, binary = statement
+    return await connection.cursor(binary=binary).execute(sql, parameters, prepare=None if parameters else False)
 
 
 def wrapped(error: psycopg.Error, sql: str | None = None, *, is_lost: bool = False) -> DBAPIError:

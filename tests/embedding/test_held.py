@@ -92,9 +92,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     statements: list[str] = []
     send = store_session.send
 
-    async def note(connection: Any, *sent: store_session.Statement, binary: bool = False) -> Any:
-        statements.extend(sql for sql, _ in sent)
-        return await send(connection, *sent, binary=binary)
+    async def note(connection: Any, *sent: store_session.Statement) -> Any:
+        statements.extend(statement.sql for statement in sent)
+        return await send(connection, *sent)
 
     monkeypatch.setattr(store_session, "send", note)
     return statements

@@ -161,7 +161,7 @@ def within(url: str, project_id: int | None, body: Callable[[Session], Awaitable
 def rows(url: str, project_id: int | None, sql: str, **options: Any) -> list[Any]:
     async def body(session: Session) -> list[Any]:
         await session.flush()
-        done = await send(session.connection, (sql, None))
+        (done,) = await send(session.connection, Statement(sql))
         return await done.fetchall() if done.description else [done.rowcount]
 
     return within(url, project_id, body, **options)
@@ -236,14 +236,14 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The store's statements lose their project on the way to Postgres. Returns what they were."""
     forgotten: list[str] = []
 
-    async def forget(connection: Any, *statements: Statement, binary: bool = False) -> Any:
+    async def forget(connection: Any, *statements: Statement) -> Any:
         sent = []
-        for statement, parameters in statements:
-            without = re.sub(r"(\w+\.)?project_id = %\(project_id\)s(::\w+)?", "true", statement)
-            if without != statement:
-                forgotten.append(statement)
-            sent.append((without, parameters))
-        return await send(connection, *sent, binary=binary)
+        for statement in statements:
+            without = re.sub(r"(\w+\.)?project_id = %\(project_id\)s(::\w+)?", "true", statement.sql)
+            if without != statement.sql:
+                forgotten.append(statement.sql)
+            sent.append(statement._replace(sql=without))
+        return await send(connection, *sent)
 
     monkeypatch.setattr("memory_service.store.session.send", forget)
     return forgotten

@@ -138,9 +138,9 @@ def explain(
     """Run what uses the store, then once more each statement that it sent, explained. Nothing of it stays."""
     caught: Catch = []
 
-    async def catch(connection: Any, *statements: Statement, binary: bool = False) -> Any:
+    async def catch(connection: Any, *statements: Statement) -> Any:
         caught.extend(statements)
-        return await send(connection, *statements, binary=binary)
+        return await send(connection, *statements)
 
     class RollBack(Exception):
         pass
@@ -161,7 +161,7 @@ def explain(
                 async with db.transaction(project_id) as session:
                     await session.flush()
                     for statement in caught:
-                        found += await explained(session, *statement)
+                        found += await explained(session, statement.sql, statement.parameters)
                     raise RollBack
             return found
         finally:
@@ -172,7 +172,7 @@ def explain(
 
 async def explained(session: Session, statement: str, parameters: Any) -> list[Explained]:
     explain = "EXPLAIN (FORMAT JSON, ANALYZE, BUFFERS, TIMING OFF)"
-    custom = await (await send(session.connection, (f"{explain} {statement}", parameters))).fetchone()
+    custom = await (await send(session.connection, Statement(f"{explain} {statement}", parameters)))[0].fetchone()
     assert custom
     found = [_read(statement, custom[0], ran=True)]
     names: list[str] = []
@@ -183,7 +183,9 @@ async def explained(session: Session, statement: str, parameters: Any) -> list[E
         return f"${names.index(match[1]) + 1}"
 
     generic = re.sub(r"%\((\w+)\)s", numbered, statement).replace("%%", "%")
-    plan = await (await send(session.connection, (f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}", None))).fetchone()
+    plan = await (await send(session.connection, Statement(f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}")))[
+        0
+    ].fetchone()
     assert plan
     return [*found, _read(generic, plan[0], ran=False)]
 
