@@ -97,6 +97,7 @@ def test_a_conversation_is_locked_while_a_response_is_made(client: OpenAI, provi
     with client.responses.create(model=MODELS[0], input="Hello?", conversation=made.id, stream=True) as stream:
         events = iter(stream)
         begun: Any = next(events)
+        provider.wait_until(lambda: len(provider.asked) == 1)  # so that what it is to say next is for the next
         for ask in (
             lambda: client.responses.create(model=MODELS[0], input="And?", conversation=made.id),
             lambda: client.responses.create(model=MODELS[0], input="And?", previous_response_id=begun.response.id),
