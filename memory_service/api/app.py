@@ -77,7 +77,13 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     add_error_handlers(app)
     app.state.intake = intake
     app.state.limits = Limits(requests=settings.requests_per_minute, wrong_keys=settings.wrong_keys_per_minute)
-    return Edge(app, intake, max_body_bytes=settings.max_body_bytes, body_timeout_seconds=settings.body_timeout_seconds)
+    return Edge(
+        app,
+        intake,
+        lambda: app.state.runner.stop(),
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout_seconds=settings.body_timeout_seconds,
+    )
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -30,11 +31,23 @@ _STOPPING = "The service is stopping; send it again."
 
 
 class Edge:
-    """Bodies may have `max_body_bytes`; an import, which is read as a stream, a hundred times as many."""
+    """Bodies may have `max_body_bytes`; an import, which is read as a stream, a hundred times as many.
 
-    def __init__(self, app: ASGIApp, intake: Intake, *, max_body_bytes: int, body_timeout_seconds: float) -> None:
+    `stop_runs` ends what is worked on when `intake` has drained for long enough, so that who waits for it is answered.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        intake: Intake,
+        stop_runs: Callable[[], Awaitable[None]],
+        *,
+        max_body_bytes: int,
+        body_timeout_seconds: float,
+    ) -> None:
         self._app = app
         self.intake = intake
+        self.stop_runs = stop_runs
         self._max_body_bytes = max_body_bytes
         self._body_timeout_seconds = body_timeout_seconds
 
@@ -52,9 +65,9 @@ class Edge:
                 with self.intake.taken():
                     await self._answer(exchange, scope, receive)
         except asyncio.CancelledError:  # the service ends, and waits no longer for what runs
-            if exchange.status == 0:
-                await exchange.refuse(receive, Unavailable(_STOPPING))
-            raise
+            if exchange.status != 0:
+                raise
+            await exchange.refuse(receive, Unavailable(_STOPPING))
         except Exception:
             logger.exception("unforeseen error", extra={"fields": {"request_id": exchange.request_id}})
             if exchange.status == 0:

@@ -14,7 +14,7 @@ import uvicorn
 
 from memory_service import __version__
 from memory_service.api.app import create_app
-from memory_service.api.intake import Intake
+from memory_service.api.edge import Edge
 from memory_service.cli.common import DataDir, SignalledExit, explained, read_settings, signals_as_exits
 from memory_service.cli.connections import impatient
 from memory_service.config import Settings
@@ -71,10 +71,10 @@ def _first_key(url: str, data_dir: Path) -> list[str]:
 class _Server(uvicorn.Server):
     """Says that it serves when it does, and drains before it stops listening."""
 
-    def __init__(self, config: uvicorn.Config, greeting: list[str], intake: Intake, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, greeting: list[str], edge: Edge, drain_seconds: float) -> None:
         super().__init__(config)
         self._greeting = greeting
-        self._intake = intake
+        self._intake, self._stop_runs = edge.intake, edge.stop_runs
         self._drain_seconds = drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -99,6 +99,8 @@ class _Server(uvicorn.Server):
                 connection.shutdown()
         # It listens on, so that whoever asks is told 503 instead of being refused without a word.
         await self._intake.until_idle(self._drain_seconds, lambda: self.force_exit)
+        if not self.force_exit:
+            await self._stop_runs()
 
 
 def _run(settings: Settings, database: lifecycle.OpenDatabase, listener: socket.socket, greeting: list[str]) -> None:
@@ -111,7 +113,7 @@ def _run(settings: Settings, database: lifecycle.OpenDatabase, listener: socket.
         server_header=False,
         timeout_graceful_shutdown=_CLOSING_SECONDS,
     )
-    server = _Server(config, greeting, app.intake, settings.drain_seconds)
+    server = _Server(config, greeting, app, settings.drain_seconds)
     try:
         server.run(sockets=[listener])
     except SignalledExit:

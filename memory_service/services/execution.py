@@ -36,6 +36,7 @@ _DEAD_AFTER_SECONDS = 6.0
 # After a longer pause than this between two beats it may be the database that was away, for the others too.
 _LONGEST_PAUSE_SECONDS = 3.0
 _END_PAUSE_SECONDS = 0.5
+_STOP_SECONDS = 5.0
 _STOPPING = {
     "code": "server_stopping",
     "message": "The service was stopped while it worked on this run; what the model had said is kept. Start another run.",
@@ -258,12 +259,21 @@ class Runner:
                 self.journal.wake()
         await self.start_next(stray.project_id, stray.thread_id)
 
+    async def stop(self) -> None:
+        """End what is worked on as it stands, as far as the database lets us in a few seconds; others end the rest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                while works := list(self._works.values()):
+                    for work in works:
+                        work.stop = _STOPPING
+                        self.cancel(work.job.run.pk)
+                    await asyncio.wait([work.task for work in works if work.task])
+
     async def _stop(self) -> None:
-        while works := list(self._works.values()):
-            for work in works:
-                work.stop = _STOPPING
-                self.cancel(work.job.run.pk)
-            await asyncio.gather(*(work.task for work in works if work.task), return_exceptions=True)
+        await self.stop()
+        for work in list(self._works.values()):
+            if work.task:
+                work.task.cancel()
         with suppress(MemoryServiceError):  # nobody misses a row that is not renewed
             async with self._runtime.worker_db.transaction(None) as session:
                 await store.leave(session, self.server)

@@ -52,11 +52,13 @@ async def _sweep_answers(runtime: Runtime, now: datetime, limit: int, deleted: C
 
 async def _sweep_events(runtime: Runtime, until: datetime, limit: int, deleted: Counter[str]) -> None:
     """Of runs that ended as long ago as a stream can be asked for again."""
-    count = limit
-    while count == limit:
+    last_pk: int | None = 0
+    while last_pk is not None:
         async with runtime.worker_db.transaction(None) as session:
-            count = await runs.delete_old(session, until, limit)
+            count, last_pk = await runs.delete_old_events(session, last_pk, until, limit)
         deleted["run_events"] += count
+    async with runtime.worker_db.transaction(None) as session:
+        await runs.forget_servers(session, until)
 
 
 async def _sweep_unkept(runtime: Runtime, until: datetime, limit: int, deleted: Counter[str]) -> None:

@@ -63,6 +63,16 @@ _READ_EVENTS = text(
     "  FROM (SELECT run_pk, seq, type, content FROM run_events WHERE run_pk = wanted.run_pk AND seq > wanted.after"
     f"  ORDER BY seq LIMIT {_EVENTS_AT_ONCE}) AS e) AS found WHERE before < {_BYTES_AT_ONCE} ORDER BY nth, seq"
 )
+# From run to run by the primary key: there is no index of when runs ended, and most have no events any more.
+_DELETE_OLD = text(
+    "WITH RECURSIVE found AS ((SELECT run_pk FROM run_events WHERE run_pk > :after_pk ORDER BY run_pk LIMIT 1) UNION ALL"
+    "  SELECT (SELECT e.run_pk FROM run_events e WHERE e.run_pk > found.run_pk ORDER BY e.run_pk LIMIT 1) FROM found"
+    "  WHERE found.run_pk IS NOT NULL),"
+    " page AS MATERIALIZED (SELECT run_pk FROM found WHERE run_pk IS NOT NULL LIMIT :limit),"
+    " old AS MATERIALIZED (SELECT pk FROM page JOIN runs ON pk = run_pk WHERE ended_at <= :until),"
+    " deleted AS (DELETE FROM run_events WHERE run_pk = ANY (ARRAY(SELECT pk FROM old)) RETURNING 1)"
+    " SELECT (SELECT count(*) FROM deleted), (SELECT max(run_pk) FROM page)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,14 +433,14 @@ async def has_expired(session: Session, run: RunRecord) -> bool:
     return bool(await session.scalar(text("SELECT expires_at < now() FROM runs WHERE pk = :pk"), {"pk": run.pk}))
 
 
-async def delete_old(session: Session, until: datetime, limit: int) -> int:
-    """Delete the events of runs that ended before, and servers not seen since."""
-    deleted = await session.execute(
-        text(
-            "DELETE FROM run_events WHERE (run_pk, seq) IN (SELECT e.run_pk, e.seq FROM run_events e"
-            " JOIN runs r ON r.pk = e.run_pk WHERE r.ended_at <= :until LIMIT :limit) RETURNING 1"
-        ),
-        {"until": until, "limit": limit},
-    )
+async def delete_old_events(session: Session, after_pk: int, until: datetime, limit: int) -> tuple[int, int | None]:
+    """Look at the next `limit` runs that have events, and delete those of runs that ended before. How many, and the last
+    run that was looked at; None when there are no more."""
+    found = await session.execute(_DELETE_OLD, {"after_pk": after_pk, "until": until, "limit": limit})
+    deleted, last_pk = found.one()
+    return deleted, last_pk
+
+
+async def forget_servers(session: Session, until: datetime) -> None:
+    """Those not seen since."""
     await session.execute(text("DELETE FROM servers WHERE beat_at <= :until"), {"until": until})
-    return len(deleted.all())

@@ -194,3 +194,30 @@ def test_the_service_does_it_and_says_so(url: str, client: httpx2.Client) -> Non
         until(lambda: len(kept(other, thread)) == 1)
         said = until(lambda: [json.loads(line) for line in service.log if '"prompts": 2' in line])
         assert (said[0]["level"], said[0]["message"]) == ("info", "kept long enough, and deleted")
+
+
+def test_events_of_runs_that_ended_a_day_ago(url: str, client: httpx2.Client) -> None:
+    """Only of those, whatever order they were begun in."""
+    thread = new_thread(client)["id"]
+    ended = [NOW - timedelta(hours=hours) for hours in (25, 1, 30, 2)]
+    runs = [
+        ok(
+            at(client, when).post(
+                f"/v1/threads/{thread}/runs", json={"provider": "echo", "model": "echo", "message": "?", "wait": True}
+            ),
+            201,
+        )["id"]
+        for when in ended
+    ]
+    before = [_events(url, run) for run in runs]
+    assert all(before)
+    assert swept(url, rows_at_once=1) == {"run_events": before[0] + before[2]}
+    assert [_events(url, run) for run in runs] == [0, before[1], 0, before[3]]
+
+
+def _events(url: str, run_id: str) -> int:
+    with psycopg.connect(url) as connection:
+        query = "SELECT count(*) FROM memory.run_events JOIN memory.runs ON pk = run_pk WHERE id = %s"
+        row = connection.execute(query, [run_id]).fetchone()
+        assert row
+        return int(row[0])

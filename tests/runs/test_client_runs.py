@@ -14,6 +14,7 @@ from memory_client import (
     RunFailedError,
     RunStopped,
     ToolRoundTripsError,
+    UnprocessableEntityError,
 )
 
 from tests.client.driver import AsyncDriver, Driver, SyncDriver
@@ -201,6 +202,45 @@ def test_a_model_that_never_stops_calling(driver: Driver, thread: str, provider:
     assert (caught.value.run.status, len(provider.asked)) == ("cancelled", 4)
     provider.respond = lambda asked: ok()
     assert driver.run(lambda client: client.chat(thread, "Never mind.", model=MODEL)).text == "Hello there."
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C."""
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [(Interrupted(), Interrupted), ("\0", UnprocessableEntityError)],
+    ids=["interrupted", "refused"],
+)
+def test_calls_that_nobody_will_answer(
+    driver: Driver, thread: str, provider: ScriptedProvider, output: Any, error: type[BaseException]
+) -> None:
+    def look() -> str:
+        if isinstance(output, BaseException):
+            raise output
+        return str(output)
+
+    provider.script(tool_use("look", {}))
+    with pytest.raises(error):
+        driver.run(lambda client: client.chat(thread, "Look.", model=MODEL, tools=[look]))
+    assert driver.run(lambda client: client.threads.get(thread)).active_run_id is None
+    (run,) = driver.collect(lambda client: client.threads.runs.list(thread))
+    assert run.status == "cancelled"
+
+
+def test_half_a_character(driver: Driver, thread: str, provider: ScriptedProvider) -> None:
+    def look() -> str:
+        return "\ud800"
+
+    def find() -> str:
+        raise OSError("\udc80")
+
+    provider.script(
+        blocks(*({"type": "tool_use", "id": n, "name": n, "input": {}} for n in ("look", "find"))), ok("So.")
+    )
+    assert driver.run(lambda client: client.chat(thread, "Look.", model=MODEL, tools=[look, find])).text == "So."
+    assert all(result["is_error"] for result in provider.asked[1].body["messages"][-1]["content"])
 
 
 def test_tools_by_hand(driver: Driver, thread: str, provider: ScriptedProvider) -> None:

@@ -71,15 +71,22 @@ def test_a_server_that_is_stopped_ends_its_runs(
     api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service]
 ) -> None:
     provider.respond = lambda asked: ok("word " * 400, delay=0.1)
-    thread, served = Runs(api), another(MEMORY_DRAIN_SECONDS="1")
-    with client(served, api_key) as elsewhere:
+    thread, waiting, served = Runs(api), Runs(api), another(MEMORY_DRAIN_SECONDS="1")
+    with client(served, api_key) as elsewhere, ThreadPoolExecutor(1) as pool:
         body = {"model": thread.model, "message": "Tell me."}
-        run = elsewhere.post(f"{thread.path}/runs", json=body).json()
-        provider.wait_until(lambda: len(provider.asked) == 1)
-        assert served.stop() == 0
-    ended = thread.get(run)
-    assert (ended["status"], ended["last_error"]["code"]) == ("failed", "server_stopping")
-    assert ended["reply"]["status"] == "incomplete"
+        answer = pool.submit(elsewhere.post, f"{waiting.path}/runs", json={**body, "wait": True})
+        with elsewhere.stream("POST", f"{thread.path}/runs", json={**body, "stream": True}) as stream:
+            heard = events(stream)
+            run = next(heard)[2]["run"]
+            provider.wait_until(lambda: len(provider.asked) == 2)
+            assert served.stop() == 0
+            told = [*heard][-1]
+    # Whoever waits hears how it ended, and nothing went wrong.
+    assert told[1] == "run.failed"
+    for ended in (thread.get(run), told[2]["run"], answer.result().json()):
+        assert (ended["status"], ended["last_error"]["code"]) == ("failed", "server_stopping")
+        assert ended["reply"]["status"] == "incomplete"
+    assert not [line for line in served.log if "CancelledError" in line or "Cancel " in line]
 
 
 def test_a_run_that_is_nearly_done_is_waited_for(

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar
@@ -17,7 +17,7 @@ from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
 from ._endpoints import assistants, estimates, messages, prompts, runs, service, threads, usage, users
 from ._endpoints.runs import ToolLoop, chat_reply
-from ._errors import APIConnectionError
+from ._errors import REFUSED, APIConnectionError, APIError
 from ._following import Follow, Following
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
@@ -349,9 +349,26 @@ class AsyncMemoryClient:
         while loop.can_answer(run):
             if rounds == loop.max_round_trips:
                 raise loop.too_many(await self.threads.runs.cancel(run.thread_id, run.id))
-            run = await self._stopped(loop.go_on(run, await loop.toolbox.outputs_async(run.tool_calls)))
+            run = await self._answered(loop, run)
             rounds += 1
         return run
+
+    async def _answered(self, loop: ToolLoop, run: Run) -> Run:
+        try:
+            outputs = await loop.toolbox.outputs_async(run.tool_calls)
+        except BaseException:
+            await self._give_up(run)
+            raise
+        try:
+            return await self._stopped(loop.go_on(run, outputs))
+        except REFUSED:
+            await self._give_up(run)
+            raise
+
+    async def _give_up(self, run: Run) -> None:
+        """Nobody will answer its calls, and until then its thread is busy."""
+        with suppress(APIError):
+            await self.threads.runs.cancel(run.thread_id, run.id)
 
     async def _chat(self, loop: ToolLoop) -> ChatReply:
         return chat_reply(await self._run(loop))

@@ -162,3 +162,7 @@ def error_class(status_code: int) -> type[APIStatusError]:
 
 def _suffix(request_id: str | None) -> str:
     return f" (request_id={request_id})" if request_id else ""
+
+
+REFUSED = (BadRequestError, RequestTooLargeError, UnprocessableEntityError)
+"""The request cannot be answered otherwise, however often it is sent."""

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar
@@ -17,7 +17,7 @@ from ._call import Call
 from ._config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Timeout, resolve_config
 from ._endpoints import assistants, estimates, messages, prompts, runs, service, threads, usage, users
 from ._endpoints.runs import ToolLoop, chat_reply
-from ._errors import APIConnectionError
+from ._errors import REFUSED, APIConnectionError, APIError
 from ._following import Follow, Following
 from ._method import Method
 from ._ndjson import LineSplitter, complete_or_absent
@@ -333,9 +333,26 @@ class MemoryClient:
         while loop.can_answer(run):
             if rounds == loop.max_round_trips:
                 raise loop.too_many(self.threads.runs.cancel(run.thread_id, run.id))
-            run = self._stopped(loop.go_on(run, loop.toolbox.outputs(run.tool_calls)))
+            run = self._answered(loop, run)
             rounds += 1
         return run
+
+    def _answered(self, loop: ToolLoop, run: Run) -> Run:
+        try:
+            outputs = loop.toolbox.outputs(run.tool_calls)
+        except BaseException:
+            self._give_up(run)
+            raise
+        try:
+            return self._stopped(loop.go_on(run, outputs))
+        except REFUSED:
+            self._give_up(run)
+            raise
+
+    def _give_up(self, run: Run) -> None:
+        """Nobody will answer its calls, and until then its thread is busy."""
+        with suppress(APIError):
+            self.threads.runs.cancel(run.thread_id, run.id)
 
     def _chat(self, loop: ToolLoop) -> ChatReply:
         return chat_reply(self._run(loop))

@@ -185,11 +185,18 @@ def _chosen(choices: Sequence[tuple[Any, Any]], value: Any, where: str) -> Any:
 
 
 def _returned(call: ToolCall, value: Any) -> dict[str, Any]:
-    return {"tool_use_id": call.id, "content": _content(value)}
+    content = _content(value)
+    if isinstance(content, str):
+        content.encode()  # half a character cannot be sent
+    return {"tool_use_id": call.id, "content": content}
 
 
 def _raised(call: ToolCall, error: Exception) -> dict[str, Any]:
-    return {"tool_use_id": call.id, "content": f"{type(error).__name__}: {error}", "is_error": True}
+    return {"tool_use_id": call.id, "content": _sendable(f"{type(error).__name__}: {error}"), "is_error": True}
+
+
+def _sendable(text: str) -> str:
+    return text.encode(errors="replace").decode().replace("\0", "?")
 
 
 def _content(value: Any) -> Any:
