@@ -82,7 +82,7 @@ def run(*, quick: bool) -> Report:
     rows = [middle_run(found, "service_per_s") for found in rounds.values()]
     notes = [
         f"SQL of one append, as pgbench sends it too: {len(recorded.statements)} statements, "
-        f"{sum(s.text == 'COMMIT' for s in recorded.statements)} of them commits.",
+        f"{sum(s.sql == 'COMMIT' for s in recorded.statements)} of them commits.",
         "The service is one process: with several clients its own CPU time for a request is what limits it.",
     ]
     return Report("append", [Section("Appending one message", rows), Section("The load generator", generator)], notes)

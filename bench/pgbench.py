@@ -2,8 +2,8 @@
 
 The statements of one append are recorded from the running application (in this process, over the same database) and
 written as a pgbench script: transactions, statements and values as they were, but thread, seq and message id are
-computed by pgbench, because they differ with every append. Prepared statements, as psycopg uses them; so what the service
-sends as one message (BEGIN and the project) is two for pgbench.
+computed by pgbench, because they differ with every append. Prepared statements, as psycopg uses them; each is a round trip
+for pgbench, also of those that the service sends together (BEGIN, the project and the first).
 """
 
 from __future__ import annotations
@@ -27,16 +27,9 @@ from memory_service.api.app import create_app
 from memory_service.config import Settings
 from memory_service.store import db, session
 from memory_service.store.db import connection_options
+from memory_service.store.session import Statement
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """Text with `%(name)s` parameters, as the driver gets it."""
-
-    text: str
-    values: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +57,9 @@ def _recorded() -> Iterator[list[Statement]]:
     statements: list[Statement] = []
     original = session.send
 
-    async def send(connection: Any, sql: str, parameters: Any = None, *, binary: bool = False) -> Any:
-        statements.append(Statement(sql, dict(parameters or {})))
-        return await original(connection, sql, parameters, binary=binary)
+    async def send(connection: Any, *sent: Statement) -> Any:
+        statements.extend(sent)
+        return await original(connection, *sent)
 
     try:
         session.send = db.send = send
@@ -80,15 +73,11 @@ def write_script(path: Path, recorded: Recorded, uri: str) -> None:
     lines = ["\\set unique random(1, 9000000000000000000)"]
     with psycopg.connect(uri) as connection:
         for statement in recorded.statements:
-            values = {name: _value(name, value, recorded, connection) for name, value in statement.values.items()}
-            text = _PARAMETER.sub(lambda match: values[match[1]], statement.text)  # noqa: B023
+            given = (statement.parameters or {}).items()
+            values = {name: _value(name, value, recorded, connection) for name, value in given}
+            text = _PARAMETER.sub(lambda match: values[match[1]], statement.sql)  # noqa: B023
             text = " ".join(text.replace("%%", "%").split())
-            if text.endswith("FOR UPDATE"):
-                lines += [f"{text} \\gset", "\\set seq :last_seq + 1"]
-            elif statement.values:
-                lines.append(f"{text};")
-            else:  # may be several in one message, which cannot be prepared
-                lines += [f"{single};" for single in text.split("; ")]
+            lines += [f"{text} \\gset", "\\set seq :last_seq + 1"] if text.endswith("FOR UPDATE") else [f"{text};"]
     path.write_text("\n".join(lines) + "\n")
 
 
