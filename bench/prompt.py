@@ -25,9 +25,9 @@ from bench.texts import generated_texts
 from memory_service.core import plan
 from memory_service.core.held import HeldVectors
 from memory_service.services import explaining, ingest, planning, prompts, recall
-from memory_service.store import messages as message_store
 from memory_service.store import projects
 from memory_service.store import prompts as prompt_store
+from memory_service.store import recall as recall_store
 
 _MODEL = "claude-sonnet-5.5"
 _LIMIT = 8_000
@@ -127,7 +127,7 @@ _STEPS: list[tuple[str, Any, str]] = [
     ("compare the vectors", HeldVectors, "similarity"),
     ("compare the likeliest exactly", recall._Comparison, "refined"),
     ("rank", recall, "best"),
-    ("read what was found", message_store, "said_at"),
+    ("read what was found", recall_store, "said_at"),
     ("pack what was found", planning, "pack"),
     ("assemble", plan, "assemble"),
     ("render the request", explaining, "to_request"),

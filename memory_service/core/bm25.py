@@ -37,8 +37,10 @@ class Found:
     @classmethod
     def of(cls, term: Ints, document: Ints, terms: int) -> Self:
         """Of occurrences, in the same order."""
-        first = np.flatnonzero((np.diff(term, prepend=-1) != 0) | (np.diff(document, prepend=-1) != 0))
-        times = np.diff(np.append(first, len(term))).astype(np.float64)
+        other = np.ones(len(term) + 1, dtype=bool)  # than the one before, and the end
+        other[1:-1] = (term[1:] != term[:-1]) | (document[1:] != document[:-1])
+        ends = np.flatnonzero(other)
+        first, times = ends[:-1], (ends[1:] - ends[:-1]).astype(np.float64)
         return cls(term[first], document[first], times, np.bincount(term[first], minlength=terms))
 
     def telling(self) -> Found:
@@ -72,7 +74,8 @@ def own(found: Found, corpus: Corpus) -> Floats:
 
 def around(found: Found, corpus: Corpus) -> Floats:
     """BM25 of each passage together with those near it."""
-    factor, idf = np.pad(_length_factor(corpus.near_lengths), REACH, constant_values=1), found.idf(len(corpus))
+    factor, idf = np.ones(len(corpus) + 2 * REACH), found.idf(len(corpus))
+    factor[REACH:-REACH] = _length_factor(corpus.near_lengths)
     documents, weights = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     for part in found.parts():
         document, sizes, summed = _spread_few(part, corpus.nearness)
@@ -88,9 +91,11 @@ def _spread_few(found: Found, nearness: Floats) -> tuple[Ints, Ints, Floats]:
 
     What is reached from passages that stand near each other is one stretch, and stands in one piece.
     """
-    apart = np.diff(found.document, prepend=-2 * REACH)
+    apart = found.document + 2 * REACH
+    apart[1:] -= found.document[:-1] + 2 * REACH
     sizes = np.minimum(apart, _SPAN)
-    sizes[np.diff(found.term, prepend=-1) != 0] = _SPAN
+    sizes[0] = _SPAN
+    sizes[1:][found.term[1:] != found.term[:-1]] = _SPAN
     ends = np.cumsum(sizes)
     stretches = np.flatnonzero(sizes == _SPAN)
     document = np.ones(ends[-1], dtype=np.int64)

@@ -130,7 +130,7 @@ def rank(index: bytes, query: str, limit: int, similarity: Floats | None = None)
 
 
 def weigh_words(corpus: Corpus, query: str) -> Words:
-    query_terms = np.unique(np.asarray(terms_of(query), dtype=np.int32))
+    query_terms = np.asarray(sorted({*terms_of(query)}), dtype=np.int32)
     found = Found.of(*corpus.occurrences(query_terms), len(query_terms))
     asked_for = _asked_for(query, corpus.roles, query_terms, found)
     telling = found.telling()

@@ -25,8 +25,8 @@ from memory_service.errors import InvalidInput
 from memory_service.runtime import Runtime
 from memory_service.services.holding import read_newest
 from memory_service.services.recall import Question, Ranking, rank_thread, split
-from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
+from memory_service.store import recall as recall_store
 from memory_service.store.db import Session
 from memory_service.store.messages import NewMessage
 from memory_service.store.threads import AssistantRecord, ThreadRecord, get_assistant
@@ -301,7 +301,7 @@ async def recall(runtime: Runtime, session: Session, outlined: Outline, question
     limit = outlined.prompt.ranked_passages
     ranking = await rank_thread(runtime, session, thread, question, limit, first_seq, only_relevant=True)
     seqs = sorted({hit.seq for hit in ranking.hits})
-    said = {one.seq: one for one in (await message_store.said_at(session, thread.pk, seqs) if seqs else ())}
+    said = {one.seq: one for one in (await recall_store.said_at(session, thread.pk, seqs) if seqs else ())}
     passages = await split({seq: one.content for seq, one in said.items()})
     candidates = (
         Candidate(hit, one.id, one.role, *pick(passages(hit.seq), hit.passage), one.created_at)

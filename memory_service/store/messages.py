@@ -348,29 +348,6 @@ async def with_seqs(session: Session, thread_pks: Sequence[int], seqs: Sequence[
     return [MessageRecord(*row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """Of a message what is shown when it is quoted."""
-
-    seq: int
-    id: str
-    role: str
-    content: str
-    created_at: datetime
-
-
-async def said_at(session: Session, thread_pk: int, seqs: Sequence[int]) -> list[Said]:
-    """The messages of a thread at these seqs, in no particular order."""
-    rows = await session.rows(
-        text(
-            "SELECT seq, id, role, content, created_at FROM messages"
-            " WHERE thread_pk = :thread_pk AND seq = ANY (CAST(:seqs AS int[])) AND deleted_at IS NULL"
-        ),
-        {"thread_pk": thread_pk, "seqs": f"{{{','.join(map(str, seqs))}}}"},
-    )
-    return [Said(*row) for row in rows]
-
-
 async def revisions_at(session: Session, thread_pk: int, version: int) -> dict[int, str]:
     """For messages edited after thread version `version`: seq → what they said at that version."""
     rows = await session.execute(

@@ -1,9 +1,10 @@
-"""Reading the recall index: a thread's, or all of a user's."""
+"""Reading the recall index, a thread's or all of a user's, and what it leads to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from memory_service.store.db import IN_BINARY, Session
 from memory_service.store.session import text
@@ -56,3 +57,26 @@ async def user_indexes(session: Session, user_id: str) -> Sequence[ThreadIndex]:
         execution_options=IN_BINARY,
     )
     return [ThreadIndex(row.pk, row.id, bytes(row.entries)) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Of a message what is shown when it is quoted."""
+
+    seq: int
+    id: str
+    role: str
+    content: str
+    created_at: datetime
+
+
+async def said_at(session: Session, thread_pk: int, seqs: Sequence[int]) -> list[Said]:
+    """The messages of a thread at these seqs, in no particular order."""
+    rows = await session.rows(
+        text(
+            "SELECT seq, id, role, content, created_at FROM messages"
+            " WHERE thread_pk = :thread_pk AND seq = ANY (CAST(:seqs AS int[])) AND deleted_at IS NULL"
+        ),
+        {"thread_pk": thread_pk, "seqs": f"{{{','.join(map(str, seqs))}}}"},
+    )
+    return [Said(*row) for row in rows]

@@ -279,7 +279,7 @@ def test_the_stores_own_queries_with_their_project_filter_dropped(
             "messages": (await messages.list_messages(session, pk, newest)).items,
             "range": await messages.range_of(session, pk),
             "by seq": await messages.with_seqs(session, [pk], [1]),
-            "to quote": await messages.said_at(session, pk, [1]),
+            "to quote": await recall.said_at(session, pk, [1]),
             "revisions": await messages.revisions_at(session, pk, 0),
             "ids": await messages.taken_ids(session, tenant.message_ids),
             "index": await recall.thread_index(session, pk),

@@ -296,7 +296,7 @@ READS: dict[str, tuple[Read, int]] = {
     ),
     "message by id": (of_long_thread(lambda s, t: messages.get_message(s, t, MIDDLE)), 10),
     "messages by seq": (of_long_thread(lambda s, t: messages.with_seqs(s, [t] * 64, range(1, 64_001, 1_000))), 400),
-    "messages to quote": (of_long_thread(lambda s, t: messages.said_at(s, t, range(1, 64_001, 1_000))), 400),
+    "messages to quote": (of_long_thread(lambda s, t: recall.said_at(s, t, range(1, 64_001, 1_000))), 400),
     "ids that are taken": (lambda s: messages.taken_ids(s, [f"msg_{n}" for n in range(500)]), 2_500),
     "revisions since a version": (of_long_thread(lambda s, t: messages.revisions_at(s, 50, 1)), 20),
     "prompt by id": (of_long_thread(lambda s, t: prompts.get_prompt(s, t, "prompt_2500")), 10),
