@@ -16,6 +16,7 @@ from memory_service.store import threads as thread_store
 from memory_service.store import vectors as vector_store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.retention import UNKEPT
 from memory_service.store.threads import ThreadRecord
 
 _BATCH = 1_000
@@ -60,7 +61,10 @@ async def fork(
         raise InvalidInput(f"`seq` must be between 0 and {source.last_seq}, the thread's last.", field="seq")
     if fields.get("assistant_id"):
         await thread_store.get_assistant(session, fields["assistant_id"], lock="FOR KEY SHARE")
-    copied = {name: getattr(source, name) for name in thread_store.THREAD_FIELDS} | dict(fields)
+    copied = {name: getattr(source, name) for name in thread_store.THREAD_FIELDS}
+    if source.openai == UNKEPT:  # which is not so of a copy that somebody makes
+        copied["openai"] = None
+    copied |= fields
     copy = await thread_store.create_thread(
         session,
         id=new_id("thread", now),

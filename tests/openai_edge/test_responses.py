@@ -200,13 +200,6 @@ def test_what_is_not_to_be_stored_is_not(client: OpenAI, api: httpx2.Client, pro
 def test_what_a_killed_process_left_is_swept(
     client: OpenAI, api: httpx2.Client, provider: ScriptedProvider, database_url: str
 ) -> None:
-    async def swept(later: timedelta) -> int:
-        runtime = open_runtime(Settings(), OpenDatabase(database_url, embedded=False, described=""))
-        try:
-            return (await sweep(runtime, datetime.now(UTC) + later))["threads"]
-        finally:
-            await runtime.close()
-
     first = client.responses.create(model=MODELS[0], input="Remember.")
     before = api.get("/v1/threads").json()["data"]
     provider.respond = lambda asked: stall(after=1)
@@ -215,9 +208,34 @@ def test_what_a_killed_process_left_is_swept(
         with client.responses.create(**fields, **previous) as stream:
             next(event for event in stream if event.type == "response.output_text.delta")
             assert len(api.get("/v1/threads").json()["data"]) == len(before) + 1
-            assert asyncio.run(swept(timedelta(minutes=30))) == 0
-            assert asyncio.run(swept(timedelta(hours=2))) == 1
+            assert swept(database_url, timedelta(minutes=30)) == 0
+            assert swept(database_url, timedelta(hours=2)) == 1
             assert api.get("/v1/threads").json()["data"] == before
+
+
+def test_a_copy_of_what_is_not_to_be_stored_is_kept(
+    client: OpenAI, api: httpx2.Client, provider: ScriptedProvider, database_url: str
+) -> None:
+    provider.respond = lambda asked: stall(after=1)
+    with client.responses.create(model=MODELS[0], input="Psst.", store=False, stream=True) as stream:
+        next(event for event in stream if event.type == "response.output_text.delta")
+        unkept = api.get("/v1/threads").json()["data"][0]["id"]
+        copy = api.post(f"/v1/threads/{unkept}/fork", json={"seq": 1}).json()["id"]
+        assert swept(database_url, timedelta(hours=2)) == 1
+    assert [thread["id"] for thread in api.get("/v1/threads").json()["data"]] == [copy]
+
+
+def swept(database_url: str, later: timedelta) -> int:
+    """How many threads a sweep deletes."""
+
+    async def run() -> int:
+        runtime = open_runtime(Settings(), OpenDatabase(database_url, embedded=False, described=""))
+        try:
+            return (await sweep(runtime, datetime.now(UTC) + later))["threads"]
+        finally:
+            await runtime.close()
+
+    return asyncio.run(run())
 
 
 def test_truncation(client: OpenAI, provider: ScriptedProvider) -> None:
