@@ -105,11 +105,13 @@ class Journal:
         return RunLog(self, run_pk, last_seq)
 
     def close(self, run_pk: int, events: Sequence[RunEvent]) -> None:
-        """`events` are the last of the run, which somebody else wrote; all there are when none."""
+        """`events` are the last of the run, which somebody else wrote. None: it was ended elsewhere or deleted, and whoever
+        follows it looks for himself."""
         self._written.pop(run_pk, None)
         self._hand_on(events)
         if not events:
-            self.wake()
+            for reader in [reader for reader in self._readers if reader.place[0] == run_pk]:
+                self._answer(reader, [])
 
     def note(self, log: RunLog, *, at_once: bool) -> None:
         """There is something to write: with the next round, or now, because it is the first that a model says."""
@@ -202,6 +204,10 @@ class Journal:
                 self._give(reader, [event for event in events if event.seq > after])
 
     def _give(self, reader: _Reader, events: list[RunEvent]) -> None:
-        if events and not reader.found.done():
+        if events:
+            self._answer(reader, events)
+
+    def _answer(self, reader: _Reader, events: list[RunEvent]) -> None:
+        if not reader.found.done():
             reader.found.set_result(events)
             self._readers.discard(reader)

@@ -370,7 +370,6 @@ def test_a_repeated_request_is_answered_once(service: Service, api_key: str, pro
         assert len(provider.asked) == 2
 
 
-@pytest.mark.slow
 def test_a_stream_of_what_was_deleted_ends(client: OpenAI, provider: ScriptedProvider) -> None:
     provider.script(stall(after=1))
     conversation = client.conversations.create()
