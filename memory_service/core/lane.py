@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from memory_service.core.prompt_cache import Entry
+from memory_service.core.prompt_cache import Entry, after_response
 from memory_service.core.tokens import TokenCounts
 from memory_service.core.ttl import Pace
 from memory_service.core.volatile import Volatile
@@ -88,7 +88,7 @@ class Lane:
     `edited_seq` and `deleted_seq`: the oldest message that was changed or deleted since, or whose place in the prompt is
     touched by it. `unreported`: how many prompts were built, while none of them was reported; None once one was.
     `ttl_seconds` is how long the last prompt's breakpoints live; None where that is not known. `cuts`: core/shorten.py;
-    `kept`: core/closing.py.
+    `kept`: core/closing.py. `last_seq`: the newest message of the last prompt; None for what older versions stored.
     """
 
     first_seq: int
@@ -109,6 +109,7 @@ class Lane:
     ttl_seconds: int | None = None
     cuts: Mapping[str, int] = field(default_factory=dict)
     kept: tuple[Kept, ...] = ()
+    last_seq: int | None = None
 
     def is_cold(self, now: float) -> bool:
         """Whether the provider has forgotten the last prompt."""
@@ -119,6 +120,12 @@ class Lane:
         return any(
             changed is not None and self.first_seq <= changed <= seq for changed in (self.edited_seq, self.deleted_seq)
         )
+
+    def held(self, reply_seq: int) -> tuple[Entry, ...]:
+        """What the provider holds of it. A newer reply than its last prompt is a response to that, reported or not."""
+        if self.last_seq is None or self.last_at is None or reply_seq <= self.last_seq:
+            return self.entries
+        return after_response(self.entries, self.last_at)
 
     def pace_at(self, now: float) -> Pace:
         """The pace with the gap that a request ends now."""
@@ -159,11 +166,10 @@ class Lane:
         turn = self.open_turn
         return self if turn is None or turn.source else replace(self, open_turn=replace(turn, source=prompt_id))
 
-    def after_sent(self, tail: Tail | None) -> Lane:
-        """The lane after a prompt with this tail is known to have reached the provider."""
-        if tail is None or (self.sent and self.sent.seq > tail.seq):
-            return replace(self, unreported=None)
-        return replace(self, sent=tail, unreported=None)
+    def after_sent(self, tail: Tail | None, built_at: float) -> Lane:
+        """The lane after a prompt with this tail, built then, is known to have been answered."""
+        lane = replace(self, unreported=None, entries=after_response(self.entries, built_at))
+        return lane if tail is None or (self.sent and self.sent.seq > tail.seq) else replace(lane, sent=tail)
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Lane:

@@ -56,9 +56,13 @@ def explain_prediction(
     positions: Sequence[Position],
     prefix_tokens: int,
     prediction: Prediction,
+    in_flight_since: float | None,
     now: float,
 ) -> Miss | None:
-    """Why the lane's previous prefix will not be read; None when it will be. `prefix_tokens`: how much could be cached."""
+    """Why the lane's previous prefix will not be read; None when it will be. `prefix_tokens`: how much could be cached.
+
+    `in_flight_since`: when a request was built that wrote more of it than can be read until its response begins.
+    """
     before = next((p.tokens for p in positions if lane and p.digest == lane.prefix_digest), None)
     if before is not None and prediction.cache_read_tokens >= before:
         return None
@@ -72,6 +76,9 @@ def explain_prediction(
         why = " and ".join(dict.fromkeys(_REASONS.get(b.reason, b.reason) for b in breaks))
         text = f"From message {min(b.at_seq for b in breaks)} on it is not what was sent before: {why}."
         return Miss(breaks[0].reason, text)
+    if in_flight_since is not None:
+        built = f"The prompt before was built {now - in_flight_since:.1f} s ago, and its response may not have begun"
+        return Miss("in_flight", f"{built}; wait for its first token before you send the next.")
     if lane is not None and lane.last_at is not None and lane.is_cold(now):
         ago, ended = (now - lane.last_at) / 60, (lane.ttl_seconds or 0) / 60
         return Miss("expired", f"The prompt before was {ago:.0f} minutes ago; its entries ended after {ended:.0f}.")

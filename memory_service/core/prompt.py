@@ -15,7 +15,15 @@ from memory_service.core.lane import Lane, OpenTurn, Tail, differences, share_ca
 from memory_service.core.layout import Layout, Piece, Positions, StablePart, locate, render_pieces
 from memory_service.core.messages import THINKING_TYPES, Repair
 from memory_service.core.misses import Miss, explain_prediction
-from memory_service.core.prompt_cache import MAX_BREAKPOINTS, Entry, Position, Prediction, merge, predict
+from memory_service.core.prompt_cache import (
+    MAX_BREAKPOINTS,
+    Entry,
+    Position,
+    Prediction,
+    in_flight_since,
+    merge,
+    predict,
+)
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.ttl import Pace
@@ -106,11 +114,13 @@ def assemble(
         breakpoints.insert(0, positions.shared_end)
     shared = _shared_entry(request, layout, positions, shared_sent_at)
     siblings = [other for key, other in others.items() if share_cache(key, request.lane_key)]
+    reply_seq = window.reply_seq
+    held = merge([shared, *(known.held(reply_seq) for known in (*reversed(siblings), lane) if known)], now)
     prediction, entries = predict(
         positions.all,
         breakpoints,
         tokens.total,
-        merge([shared, *(known.entries for known in (*reversed(siblings), lane) if known)]),
+        held,
         request.model,
         request.ttl_seconds,
         now,
@@ -118,6 +128,7 @@ def assemble(
     prefix_digest = positions.digest_at(prefix_end)
     breaks = _breaks(lane, window, positions) if lane else _new_lane(request, window, positions, others, siblings)
     cacheable = positions.tokens_at(prefix_end)
+    in_flight = in_flight_since(positions.all, held, prediction.cache_read_tokens, now)
     return Prompt(
         layout=layout,
         positions=positions.all,
@@ -127,7 +138,7 @@ def assemble(
         prediction=prediction,
         read_from=_read_from(prediction, positions),
         volatile=volatile,
-        miss=explain_prediction(request, lane, breaks, positions.all, cacheable, prediction, now),
+        miss=explain_prediction(request, lane, breaks, positions.all, cacheable, prediction, in_flight, now),
         breaks=breaks,
         hints=_hints(lane),
         repairs=window.repairs,
@@ -156,6 +167,7 @@ def assemble(
             pace=(lane.pace_at(now) if lane else Pace()).after_prompt(cacheable),
             ttl_seconds=request.ttl_seconds,
             cuts=window.cuts,
+            last_seq=window.last_seq,
         ),
         tail=tail,
     )

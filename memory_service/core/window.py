@@ -77,6 +77,12 @@ class Window:
         return self.last_seq if any(m.role == "assistant" for m in self.open_turn.messages) else None
 
     @property
+    def reply_seq(self) -> int:
+        """The newest message of the assistant that is shown; 0: there is none."""
+        shown = (m for turn in reversed(self.turns) for m in reversed(turn.messages))
+        return next((m.seq for m in shown if m.role == "assistant"), 0)
+
+    @property
     def volatile_tokens_left(self) -> int:
         return self.budget.limit - self.budget.stable_tokens - self.tokens
 

@@ -78,5 +78,5 @@ async def record(runtime: Runtime, session: Session, thread_id: str, warmed: Pre
     )
     await ledger.record(session, runtime, thread, call, now)
     if thread.version == planned.thread.version:
-        lane = replace(planned.prompt.lane, open_turn=None).after_sent(planned.prompt.tail)
+        lane = replace(planned.prompt.lane, open_turn=None).after_sent(planned.prompt.tail, now.timestamp())
         await prompt_store.save_lane(session, thread.pk, planned.request.lane_key, lane, now)

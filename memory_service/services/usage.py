@@ -166,7 +166,7 @@ async def _learn(
     teaching = _teach_estimate(session, runtime, facts, reported, now)
     lane, _ = await session.together(asyncio.gather(reading, teaching))
     if lane is not None:
-        sent = lane.after_sent(Tail(**facts["tail"]) if facts["tail"] else None)
+        sent = lane.after_sent(Tail(**facts["tail"]) if facts["tail"] else None, record.built_at.timestamp())
         await prompt_store.save_lane(session, thread.pk, record.lane_key, sent, now)
 
 

@@ -135,7 +135,7 @@ def build(
         text = render_block(one.candidate for one in recalled)
         outlined = replace(outlined, stable=_with_text(outlined.stable, text, count(text)))
     prompt = complete(outlined, recalled if policy.recall == "tail" else [], count, ask.at)
-    return Played(ask, request.ttl, prompt, outlined.window, recalled, prompt.lane.after_sent(prompt.tail))
+    return Played(ask, request.ttl, prompt, outlined.window, recalled, prompt.lane.after_sent(prompt.tail, ask.at))
 
 
 def _recall(thread: Thread, policy: Policy, outlined: Outline) -> list[Recalled]:

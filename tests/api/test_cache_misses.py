@@ -14,7 +14,7 @@ from tests.conftest import Service
 
 from .support import new_thread, ok
 from .test_metrics import read as read_metrics
-from .test_usage_ledger import NOON, call, spent, usage_of
+from .test_usage_ledger import NOON, SONNET, call, spent, usage_of
 
 INSTRUCTIONS = "Be brief, and kind, and do not repeat what was said before. " * 600
 MISSES = "memory_prompt_cache_misses_total"
@@ -96,6 +96,34 @@ def test_what_the_provider_says_of_it(api: httpx2.Client, service: Service, log_
     assert canary not in "".join(log)
     assert canary not in str(read_metrics(service.url))
     assert spent(api)["misses"] == {"first": 1, "other": 1, "tools_changed": 1}
+
+
+def test_prompts_that_race_one_another(api: httpx2.Client) -> None:
+    """What the first writes can be read once its response has begun: a second later, or once it is reported."""
+    thread = new_thread(api, ("user", "hi"), instructions=INSTRUCTIONS)["id"]
+    path = f"/v1/threads/{thread}/prompts"
+
+    def predicted(at: float, *, dry_run: bool = True) -> dict[str, Any]:
+        body = {"model": SONNET, "dry_run": dry_run}
+        built = ok(api.post(path, json=body, headers={"x-memory-now": str(at)}), 200 if dry_run else 201)
+        found: dict[str, Any] = built["prediction"]
+        return found | {"id": built["id"]}
+
+    first = predicted(NOON, dry_run=False)
+    racing = predicted(NOON + 0.4)
+    assert (first["miss_reason"], racing["miss_reason"]) == ("first", "in_flight")
+    assert racing["miss"].startswith("The prompt before was built 0.4 s ago, and its response may not have begun;")
+    written = first["cache_write_tokens"]
+    assert written > 4_000
+    for name in ("cache_read_tokens", "cache_write_tokens", "cost_usd"):
+        assert racing[name] == first[name]
+    later = predicted(NOON + 1)
+    assert (later["miss_reason"], later["cache_read_tokens"], later["cache_write_tokens"]) == (None, written, 0)
+    report, time = {"usage": usage_of(written=written)}, {"x-memory-now": str(NOON + 0.2)}
+    ok(api.post(f"{path}/{first['id']}/usage", json=report, headers=time))
+    reported = predicted(NOON + 0.4)
+    assert (reported["miss_reason"], reported["cache_write_tokens"]) == (None, 0)
+    assert reported["cache_read_tokens"] > 4_000  # by another estimate: the report taught it
 
 
 def test_what_is_no_collapse(api: httpx2.Client, service: Service, log_of: LogOf) -> None:

@@ -146,6 +146,7 @@ class Simulator:
     lanes: dict[str, Lane] = field(default_factory=dict)
     volatile: dict[str, str] = field(default_factory=dict)  # by prompt
     shared_sent_at: float | None = None
+    reported_at: float = 0.0  # when the newest prompt was built that was reported
     last_seq: int = 0
     tail: Tail = Tail()
 
@@ -242,9 +243,9 @@ class Simulator:
         return Built(spec, request, lane, window, prompt, tuple(messages), body, self.now)
 
     def sent(self, built: Built) -> None:
-        key = built.request.lane_key
+        key, self.reported_at = built.request.lane_key, max(self.reported_at, built.at)
         if key in self.lanes:
-            self.lanes[key] = self.lanes[key].after_sent(built.prompt.tail)
+            self.lanes[key] = self.lanes[key].after_sent(built.prompt.tail, built.at)
 
     def rebuild(self, built: Built) -> Mapping[str, Any]:
         """The request once more, from what services/rebuilding.py takes of a prompt."""

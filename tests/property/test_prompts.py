@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from memory_service.core.canonical import dumps
 from memory_service.core.counting import counted_text
 from memory_service.core.lane import Lane
+from memory_service.core.prompt_cache import RESPONSE_BEGINS_SECONDS
 from memory_service.core.tokens import Scale
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.errors import PromptTooLarge
@@ -148,15 +150,44 @@ def test_predictions_agree_with_the_rules(setting: Setting, steps: list[Operatio
     thread.tokenizer = BYTES
     cache = AnthropicCache(lambda b: 8 + len(counted_text([b]).encode()))
     for built in Play(replace(setting, spec=spec)).run(steps):
+        thread.now += RESPONSE_BEGINS_SECONDS  # each response begins before the next prompt
         alive = dict(cache.entries)
         bill = cache.send(json.loads(built.text), built.at)
         predicted = built.prompt.prediction
-        assert (predicted.cache_read_tokens > 0) == (bill.read > 0), alive
+        at = [p.tokens for p in built.prompt.positions]
+        read = _read_positions(bill.read, (p.tokens for p in cache.places(json.loads(built.text))))
+        assert _read_positions(predicted.cache_read_tokens, at) == read, alive
         total = built.prompt.tokens.total
         assert predicted.cache_read_tokens + predicted.cache_write_tokens + predicted.uncached_tokens == total
-        at = [p.tokens for p in built.prompt.positions]
         if bill.read:
             assert predicted.cache_read_tokens in at
+
+
+@settings(max_examples=examples(100))
+@given(settings_of_threads, operations)
+def test_nothing_is_read_before_the_response_begins_that_it_was_written_by(
+    setting: Setting, steps: list[Operation]
+) -> None:
+    """Prompts race one another, unless a second passed, the earlier one was reported, or its reply is in the thread."""
+    steps = [step for step in steps if step[0] not in ("other_model", "fork")]
+    thread, seen = setting.simulator, 0
+    thread.tokenizer = BYTES
+    cache = AnthropicCache(lambda b: 8 + len(counted_text([b]).encode()), response_seconds=RESPONSE_BEGINS_SECONDS)
+    play = Play(replace(setting, spec=replace(setting.spec, model=CLAUDE, ttl="5m")))
+    for built in play.run(steps):
+        if any(m.role == "assistant" and m.seq > seen for m in built.messages):
+            cache.hear(built.at)
+        cache.hear(thread.reported_at)
+        seen = built.messages[-1].seq
+        waiting, body = dict(cache.waiting), json.loads(built.text)
+        bill, places = cache.send(body, built.at), cache.places(body)
+        predicted = built.prompt.prediction.cache_read_tokens
+        read = _read_positions(predicted, (p.tokens for p in built.prompt.positions))
+        assert read <= _read_positions(bill.read, (p.tokens for p in places)), waiting
+
+
+def _read_positions(tokens: float, positions: Iterable[float]) -> int:
+    return sum(up_to <= tokens for up_to in positions)
 
 
 def test_frozen_text_is_counted_as_the_estimate_has_it_now() -> None:

@@ -22,11 +22,13 @@ LANE = Lane(
     sent=Tail(8, 10.0),
     built=Tail(10, 20.0),
     open_turn=OpenTurn(11, VOLATILE, 13),
-    entries=(Entry("d", 12, None), Entry("e", 13, 300.5)),
+    entries=(Entry("d", 12, None), Entry("e", 13, 300.5), Entry("f", 14, 320.0, 300, 20.0)),
     last_at=20.0,
     pace=Pace(3.0, 1.0, 0.5, 900, 60.5),
     ttl_seconds=300,
+    last_seq=13,
 )
+READABLE = (*LANE.entries[:2], replace(LANE.entries[2], written_at=None))
 
 
 def test_json_and_back() -> None:
@@ -50,18 +52,28 @@ def test_a_lane_is_cold_once_its_own_breakpoints_have_ended() -> None:
 
 def test_a_lane_of_a_version_that_knew_less_is_read() -> None:
     state = json.loads(dumps(LANE))
-    for name in ("pace", "ttl_seconds", "stable_parts", "unreported"):
+    for name in ("pace", "ttl_seconds", "stable_parts", "unreported", "last_seq"):
         del state[name]
     for entry in state["entries"]:
-        del entry["ttl_seconds"]
-    assert Lane.from_json(state) == replace(LANE, pace=Pace(), ttl_seconds=None)
+        del entry["ttl_seconds"], entry["written_at"]
+    entries = tuple(replace(entry, ttl_seconds=None) for entry in READABLE)
+    assert Lane.from_json(state) == replace(LANE, pace=Pace(), ttl_seconds=None, last_seq=None, entries=entries)
 
 
 def test_a_late_report_does_not_take_the_tail_back() -> None:
     reported = replace(LANE, unreported=None)
-    assert LANE.after_sent(Tail(7, 99.0)) == reported
-    assert LANE.after_sent(None) == reported
-    assert LANE.after_sent(Tail(10, 99.0)).sent == Tail(10, 99.0)
+    assert LANE.after_sent(Tail(7, 9.0), 9.0) == reported
+    assert LANE.after_sent(None, 9.0) == reported
+    assert LANE.after_sent(Tail(10, 19.0), 19.0).sent == Tail(10, 19.0)
+
+
+def test_a_report_or_a_reply_says_that_the_response_has_begun() -> None:
+    """To the prompt of which it is; one that was built later may still be in flight."""
+    assert LANE.after_sent(None, 19.9).entries == LANE.entries
+    assert LANE.after_sent(None, 20.0).entries == READABLE
+    assert LANE.held(reply_seq=13) == LANE.entries
+    assert LANE.held(reply_seq=14) == READABLE
+    assert replace(LANE, last_seq=None).held(reply_seq=14) == LANE.entries
 
 
 def test_an_edit_in_history() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -46,6 +46,40 @@ def test_a_trim_and_the_turn_it_closed() -> None:
     misses = [asked(thread, spec) for _ in range(8)]
     assert misses[-1]
     assert misses[-1].endswith("the window was trimmed.")
+
+
+def test_a_prompt_that_races_the_one_before() -> None:
+    """What that one newly wrote cannot be read yet: by a prompt of the same budget, nor by one of another."""
+    thread = begun()
+    thread.append("user", "And?")
+    first = thread.build(Spec()).prompt
+    assert first.miss is None
+    thread.now += 0.4
+    for spec in (Spec(), Spec(max_prompt_tokens=9_000)):
+        again = thread.plan(spec).prompt
+        assert again.prediction == first.prediction
+        assert again.miss
+        assert (again.miss.reason, again.miss.text) == (
+            "in_flight",
+            "The prompt before was built 0.4 s ago, and its response may not have begun; wait for its first token before "
+            "you send the next.",
+        )
+    thread.now += 0.6
+    again = thread.plan(Spec()).prompt
+    assert (again.miss, again.prediction.cache_write_tokens) == (None, 0)
+
+
+def test_a_reply_is_a_response_that_has_begun_however_soon() -> None:
+    thread = begun()
+    thread.append("user", "And?")
+    first = thread.build(Spec()).prompt
+    thread.append("assistant", "So.")
+    thread.append("user", "And then?")
+    again = thread.plan(Spec()).prompt
+    assert again.miss is None
+    assert (
+        again.prediction.cache_read_tokens == sum(asdict(first.prediction).values()) - first.prediction.uncached_tokens
+    )
 
 
 def test_a_pause_that_outlived_the_entries() -> None:

@@ -184,6 +184,7 @@ def test_a_new_lane_reads_what_another_wrote_for_the_same_model() -> None:
     talk(thread, 3)
     thread.append("user", "hi")
     written = thread.build(Spec(max_prompt_tokens=7_000)).prompt.prediction.cache_write_tokens
+    thread.now += 1
     other = thread.build(Spec(max_prompt_tokens=8_000)).prompt
     assert (other.breaks, other.prediction.cache_read_tokens) == ((), written)
     assert thread.plan(Spec(model=GPT_EXPLICIT)).prompt.prediction.cache_read_tokens == 0
@@ -203,7 +204,7 @@ def test_the_shared_part_is_read_when_any_thread_sent_it() -> None:
     assert thread.plan(Spec(model=large)).prompt.read_from is None
     thread.shared_sent_at -= 1
     assert thread.plan(Spec()).prompt.read_from is None
-    thread.build(Spec())
+    thread.sent(thread.build(Spec()))
     assert thread.plan(Spec()).prompt.read_from == "thread"
 
 
