@@ -103,13 +103,13 @@ class Database:
         Raises Unavailable when the database cannot be reached; then nothing was committed, unless the connection broke
         during the commit itself.
         """
-        async with self._session("BEGIN", project_id) as session:
+        async with self._session(project_id, read_only=False) as session:
             yield session
 
     @asynccontextmanager
     async def read_only(self, project_id: int | None) -> AsyncIterator[Session]:
-        """A transaction that Postgres refuses to let write."""
-        async with self._session("BEGIN READ ONLY", project_id) as session:
+        """A session that Postgres refuses to let write."""
+        async with self._session(project_id, read_only=True) as session:
             yield session
 
     async def scalar(self, sql: str, parameters: Mapping[str, Any]) -> Any:
@@ -132,11 +132,10 @@ class Database:
             return found
 
     @asynccontextmanager
-    async def _session(self, begin: str, project_id: int | None) -> AsyncIterator[Session]:
-        named = "''" if project_id is None else f"'{project_id:d}'"
+    async def _session(self, project_id: int | None, *, read_only: bool) -> AsyncIterator[Session]:
         with _explained(), self._counted():
             pooled = await self._connection()
-            session = Session(_driver(pooled), project_id, (begin, f"SET LOCAL memory.project_id = {named}"))
+            session = Session(_driver(pooled), project_id, read_only=read_only)
             try:
                 yield session
                 await session.commit()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +29,11 @@ from sqlalchemy.sql.elements import TextClause
 IN_BINARY = {"memory_in_binary": True}
 _NOTES = "on_commit"
 _Results = TypeVar("_Results")
+
+
+# What is sent together is one transaction, of which these are local.
+_NAME = "SELECT set_config('memory.project_id', %(project_id)s, true)"
+_READ = f"{_NAME}, set_config('transaction_read_only', 'on', true)"
 
 
 class Statement(NamedTuple):
@@ -57,12 +62,15 @@ _Asked = tuple[Statement, asyncio.Future[AsyncCursor[Any]]]
 
 
 class Session:
-    """What the store's functions work in: one transaction of one project, which `info` names."""
+    """What the store's functions work in: one transaction of one project, which `info` names. One that only reads is a
+    transaction for each round trip, which saves a trip for its end; what it sees changes with each statement anyway."""
 
-    def __init__(self, connection: AsyncConnection[Any], project_id: int | None, begin: Sequence[str]) -> None:
+    def __init__(self, connection: AsyncConnection[Any], project_id: int | None, *, read_only: bool) -> None:
         self.info: dict[str, Any] = {"project_id": project_id}
         self.connection = connection
-        self._begin = [Statement(sql) for sql in begin]
+        self._read_only = read_only
+        named = {"project_id": "" if project_id is None else str(project_id)}
+        self._begin = [Statement(_READ, named)] if read_only else [Statement("BEGIN"), Statement(_NAME, named)]
         self._posted = [*self._begin]
         self._asked: list[_Asked] | None = None
 
@@ -144,7 +152,7 @@ class Session:
 
     async def _send(self, *statements: Statement) -> list[AsyncCursor[Any]]:
         """Behind what was posted."""
-        posted, self._posted = self._posted, []
+        posted, self._posted = self._posted, [*self._begin] if self._read_only else []
         return (await send(self.connection, *posted, *statements))[len(posted) :]
 
 

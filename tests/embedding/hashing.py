@@ -9,6 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
+from memory_service.core.similarity import common_of
 from memory_service.core.terms import terms_of
 from memory_service.providers.base import Vectors
 
@@ -52,3 +53,9 @@ class HashingEmbedder:
     def _direction(self, term: int) -> Vectors:
         seed = crc32(f"{self.name} {term}".encode())
         return np.random.default_rng(seed).standard_normal(self.dimensions).astype(np.float32)
+
+
+def likeness(embedder: HashingEmbedder, query: str, texts: Sequence[str], number: int) -> float:
+    """Of one of the texts to a query, beyond what all texts have in common."""
+    rows = embedder.rows(texts)
+    return float((embedder.rows([query])[0] - common_of(rows)) @ rows[number])

@@ -22,7 +22,7 @@ from memory_service.store import embedding as store
 from memory_service.store import messages as message_store
 from memory_service.store.threads import ThreadRecord, delete_thread, get_thread
 from tests.embedding.conftest import Home, drafts
-from tests.embedding.hashing import HashingEmbedder
+from tests.embedding.hashing import HashingEmbedder, likeness
 
 TEXTS = [f"The lantern number {n} stands in harbour {n * 7}." for n in range(20)]
 
@@ -72,9 +72,7 @@ def test_another_embedder_gets_its_messages_from_the_queue(home: Home) -> None:
         assert await drain(EmbeddingLoop(runtime, Clock())) == 1
         after = await search_thread(runtime, home.project_id, thread.id, "lantern 3", 5)
         assert after.ranking.explanation == {"mode": "hybrid", "reason": None, "pending": 0}
-        assert after.hits[0].hit.vector == pytest.approx(
-            float(embedder.rows(["lantern 3"])[0] @ embedder.rows([TEXTS[3]])[0]), abs=1e-3
-        )
+        assert after.hits[0].hit.vector == pytest.approx(likeness(embedder, "lantern 3", TEXTS, 3), abs=1e-3)
         await home.write(runtime, "A lantern again.", thread=thread)
         part = await search_thread(runtime, home.project_id, thread.id, "lantern 3", 21)
         assert part.ranking.explanation == {"mode": "hybrid", "reason": "pending", "pending": 1}

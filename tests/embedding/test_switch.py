@@ -24,7 +24,7 @@ from memory_service.services.search import search_user
 from memory_service.services.switching import Candidate, Progress
 from tests.conftest import Service
 from tests.embedding.conftest import NOW, Home, drafts
-from tests.embedding.hashing import HashingEmbedder
+from tests.embedding.hashing import HashingEmbedder, likeness
 from tests.embedding.server import EmbeddingServer, serving
 from tests.embedding.test_queue import TEXTS
 
@@ -64,8 +64,7 @@ def test_a_switch_embeds_everything_then_searches_move(home: Home) -> None:
         runtime.embedders._read_at -= 60  # some seconds go by
         found = await search_user(runtime, home.project_id, "ada", "lantern 3", 5)
         assert found.ranking.mode == "hybrid"
-        wanted = float(second.rows(["lantern 3"])[0] @ second.rows([TEXTS[3]])[0])
-        assert found.hits[0].hit.vector == pytest.approx(wanted, abs=2e-3)
+        assert found.hits[0].hit.vector == pytest.approx(likeness(second, "lantern 3", TEXTS, 3), abs=2e-3)
         assert await switching.switch(runtime, home.url, SECOND, ignore) is None, "it is active already"
         # What it wrote for the first is deleted when nobody reads it any more.
         await EmbeddingLoop(runtime, lambda: now_utc() + timedelta(seconds=30)).round()

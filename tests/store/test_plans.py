@@ -483,7 +483,7 @@ def test_api_key(filled: str) -> None:
     async def check() -> list[Explained]:
         db = Database(filled, pool_size=1)
         assert await projects.authenticate(db, KEY) == AuthenticatedKey("key_500", 501)
-        async with db.read_only(None) as session:
+        async with db.transaction(None) as session:
             source = await session.scalar(text("SELECT prosrc FROM pg_proc WHERE proname = 'find_key'"))
             inner = re.search(r"RETURN \((SELECT .*)\);", source, re.DOTALL)
             assert inner
