@@ -4,7 +4,8 @@ Every prompt brings a new user message, and its usage is reported with a reply (
 threads, lanes and windows move as they would. `client` is what the caller waits, `server` the service's own time (its
 `server-timing` header), `service cpu` the mean CPU time of its process; the same without recall beside it. `steps` is
 wall time inside `services.prompts.build`, run in this process over the same database, with a stopwatch around the
-functions it calls. The tables are analysed before, as autovacuum does it within a minute.
+functions it calls; before that it is timed without them, in turn as it is and with `dry_run`, which writes nothing. The
+tables are analysed before, as autovacuum does it within a minute.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
+
+import uvloop
 
 from bench.report import Report, Section, milliseconds, progress, quantile
 from bench.stack import Api, Stack, running_stack
@@ -43,7 +46,7 @@ class Size:
 
 def run(*, quick: bool) -> Report:
     sizes = [Size(40, 3), Size(1_000, 3)] if quick else [Size(400, 100), Size(10_000, 100), Size(100_000, 60)]
-    rows, steps = [], []
+    rows, alone, steps = [], [], []
     with running_stack() as stack:
         api = stack.connect()
         for size in sizes:
@@ -52,12 +55,15 @@ def run(*, quick: bool) -> Report:
             for recall in (True, False):
                 progress(f"prompt: {size.prompts} prompts, {size.messages:,} messages, recall {recall}")
                 rows.append(_measure(stack, api, thread_id, size, recall=recall))
-            steps += _steps(stack, thread_id, size)
+            progress(f"prompt: {size.prompts} prompts, {size.messages:,} messages, in this process")
+            alone += uvloop.run(_build(stack, thread_id, size))
+            steps += uvloop.run(_time_steps(stack, thread_id, size))
     notes = [
         f"max_prompt_tokens {_LIMIT}, model {_MODEL}, messages of about 180 characters, a new user message each time.",
         "Every message outside the window is scored; of 16,000 passages and more vectors by their signs first.",
     ]
-    return Report("prompt", [Section("Building a prompt", rows), Section("Where the time goes", steps)], notes)
+    sections = [Section("Building a prompt", rows), Section("In one process, without HTTP", alone)]
+    return Report("prompt", [*sections, Section("Where the time goes", steps)], notes)
 
 
 def _fill(api: Api, count: int) -> str:
@@ -137,35 +143,55 @@ _STEPS: list[tuple[str, Any, str]] = [
 ]
 
 
-def _steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str, Any]]:
-    return asyncio.run(_time_steps(stack, thread_id, size))
-
-
-async def _time_steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str, Any]]:
+@asynccontextmanager
+async def _builder(stack: Stack, thread_id: str) -> AsyncIterator[Callable[..., Awaitable[tuple[float, float]]]]:
+    """Builds a prompt for a text; wall and CPU seconds."""
     runtime = stack.open_runtime()
     spec = planning.PromptSpec(model=_MODEL, max_prompt_tokens=_LIMIT)
-    texts = list(islice(generated_texts(size.messages + 2), size.prompts + 2))
-    seen: list[dict[str, float]] = []
+
+    async def build(text: str, *, dry_run: bool) -> tuple[float, float]:
+        message = ingest.Draft("user", text, "message.", {})
+        wall, cpu = time.perf_counter(), time.process_time()
+        await prompts.build(
+            runtime, key.project_id, thread_id, spec, message, datetime.now(UTC), dry_run=dry_run, call=None
+        )
+        return time.perf_counter() - wall, time.process_time() - cpu
+
     try:
         key = await projects.authenticate(runtime.db, stack.key)
         assert key is not None
+        yield build
+    finally:
+        await runtime.close()
+
+
+async def _build(stack: Stack, thread_id: str, size: Size) -> list[dict[str, Any]]:
+    texts = islice(generated_texts(size.messages + 3), 2 * size.prompts + 4)
+    seen: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    async with _builder(stack, thread_id) as build:
+        for number, text in enumerate(texts):
+            dry_run = number % 2 == 0
+            seen[dry_run].append(await build(text, dry_run=dry_run))
+    return [
+        {
+            "messages": size.messages,
+            "what": "dry_run" if dry_run else "appended and stored",
+            **milliseconds([wall for wall, _ in times[2:]]),
+            "cpu_p50_ms": round(quantile([cpu for _, cpu in times[2:]], 0.5) * 1000, 2),
+        }
+        for dry_run, times in seen.items()
+    ]
+
+
+async def _time_steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str, Any]]:
+    texts = list(islice(generated_texts(size.messages + 2), size.prompts + 2))
+    seen: list[dict[str, float]] = []
+    async with _builder(stack, thread_id) as build:
         with _stopwatches() as spent:
             for text in texts:
                 spent.clear()
-                started = time.perf_counter()
-                await prompts.build(
-                    runtime,
-                    key.project_id,
-                    thread_id,
-                    spec,
-                    ingest.Draft("user", text, "message.", {}),
-                    datetime.now(UTC),
-                    dry_run=False,
-                    call=None,
-                )
-                seen.append({**spent, "in all": time.perf_counter() - started})
-    finally:
-        await runtime.close()
+                took, _ = await build(text, dry_run=False)
+                seen.append({**spent, "in all": took})
     names = [name for name, _, _ in _STEPS]
     steps = [{name: one.get(name, 0.0) for name in names} | {"in all": one["in all"]} for one in seen[2:]]
     rest = [{"transactions and the rest": 2 * one["in all"] - sum(one.values())} for one in steps]
