@@ -57,6 +57,9 @@ _TOLD = {
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
+    "datetime_parsing": "must be a date and time with its offset, such as 2026-09-30T00:00:00Z",
+    "datetime_from_date_parsing": "must be a date and time with its offset, such as 2026-09-30T00:00:00Z",
+    "timezone_aware": "must be a date and time with its offset, such as 2026-09-30T00:00:00Z",
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
@@ -152,7 +155,10 @@ def internal_error(scope: Scope) -> Response:
 def invalid_input(problems: Sequence[Mapping[str, Any]]) -> errors.InvalidInput:
     """pydantic's errors in our words: the first one is the message, the details list the first twenty."""
     problems = problems[:_MAX_LOOKED_AT]
-    told = [_told(problem, _meant(problem, problems)) for problem in _misspelt_first(problems)[:_MAX_PROBLEMS]]
+    told: list[dict[str, str]] = []
+    for problem in _misspelt_first(problems)[:_MAX_PROBLEMS]:
+        if (found := _told(problem, _meant(problem, problems))) not in told:  # two parts of a route may read one field
+            told.append(found)
     first = told[0]
     message = first["message"] if first["field"] == _BODY else f"`{first['field']}`: {first['message']}"
     return errors.InvalidInput(f"{message}.", field=first["field"], problems=told)

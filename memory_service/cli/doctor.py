@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,8 +72,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield price_table(settings.models_file)
     yield tokenizer()
     yield embedder()
-    yield provider("Anthropic", "ANTHROPIC", "https://api.anthropic.com", "/v1/models", _anthropic_headers)
-    yield provider("OpenAI", "OPENAI", "https://api.openai.com/v1", "/models", _openai_headers)
+    yield provider("Anthropic", "ANTHROPIC", "https://api.anthropic.com", "/v1/models", _anthropic_headers())
+    yield provider("OpenAI", "OPENAI", "https://api.openai.com/v1", "/models", _openai_headers())
     yield service(settings)
 
 
@@ -217,15 +217,14 @@ def embedder() -> Finding:
     return Finding("embedder", "ok", "built-in")
 
 
-def provider(name: str, prefix: str, default_url: str, path: str, headers: Callable[[str], dict[str, str]]) -> Finding:
-    """Asks for the list of models, which costs nothing."""
-    key = os.environ.get(f"{prefix}_API_KEY", "").strip()
-    if not key:
+def provider(name: str, prefix: str, default_url: str, path: str, headers: dict[str, str] | None) -> Finding:
+    """Asks for the list of models, which costs nothing. Without `headers` runs do not ask it either."""
+    if headers is None:
         return Finding(name, "ok", f"not used: {prefix}_API_KEY is not set")
-    url = (os.environ.get(f"{prefix}_BASE_URL") or default_url).rstrip("/")
+    url = (_variable(f"{prefix}_BASE_URL") or default_url).rstrip("/")
     try:
         shown = str(httpx2.URL(url).copy_with(username=None, password=None, query=None))
-        status = httpx2.get(url + path, headers=headers(key), timeout=_HTTP_TIMEOUT_SECONDS).status_code
+        status = httpx2.get(url + path, headers=headers, timeout=_HTTP_TIMEOUT_SECONDS).status_code
     except (httpx2.RequestError, httpx2.InvalidURL, ValueError) as error:
         message = f"{prefix}_BASE_URL does not answer ({type(error).__name__})"
         return Finding(name, "fail", message, f"Check {prefix}_BASE_URL, the network and any proxy.")
@@ -280,9 +279,20 @@ def _sentence_and_remedy(text: str) -> tuple[str, str]:
     return first.rstrip("."), remedy[0].upper() + remedy[1:]
 
 
-def _anthropic_headers(key: str) -> dict[str, str]:
-    return {"x-api-key": key, "anthropic-version": "2023-06-01"}
+def _variable(name: str) -> str:
+    return os.environ.get(name, "").strip()
 
 
-def _openai_headers(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
+def _anthropic_headers() -> dict[str, str] | None:
+    version = {"anthropic-version": "2023-06-01"}
+    if key := _variable("ANTHROPIC_API_KEY"):
+        return {**version, "x-api-key": key}
+    token = _variable("ANTHROPIC_AUTH_TOKEN")
+    return {**version, "authorization": f"Bearer {token}"} if token else None
+
+
+def _openai_headers() -> dict[str, str] | None:
+    """A server of one's own needs no key."""
+    if key := _variable("OPENAI_API_KEY"):
+        return {"authorization": f"Bearer {key}"}
+    return {} if _variable("OPENAI_BASE_URL") else None

@@ -319,6 +319,17 @@ class TestOpenAI:
         assert first["input"] == {}
         assert first["id"] != second["id"]
 
+    def test_an_id_that_a_call_of_the_prompt_has_is_not_given_again(self, server: ScriptedProvider) -> None:
+        said = {"role": "assistant", "content": None, "tool_calls": [{"id": "call_0", **tool_call("{}", name="add")}]}
+        asked = request("openai", "Hello?", messages=[said, {"role": "tool", "tool_call_id": "call_0", "content": "3"}])
+        calls = [tool_call("{}", name="add", index=0, id="call_0"), tool_call("{}", name="add", index=1, id="call_1")]
+        server.script(events(chunk(tool_calls=calls), chunk("tool_calls"), DONE))
+        opened = OpenAIChat(PATIENT_SECONDS, base_url=f"{server.url}/v1", api_key=KEY)
+        outcome = with_provider(opened, lambda provider: hear(provider, ModelCall(asked)))
+        made_up, kept = (block["id"] for block in reply_of(outcome).content)
+        assert kept == "call_1"
+        assert made_up not in ("", "call_0", "call_1")
+
     def test_calls_say_why_it_stopped_when_the_server_does_not(self, server: ScriptedProvider) -> None:
         stream = events(chunk(tool_calls=[tool_call("{}", name="add", id="a")]), chunk("stop"))
         assert reply_of(openai(server, stream)).stop_reason == "tool_use"

@@ -218,6 +218,19 @@ def answering(status: int) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "name", "more"), [("ANTHROPIC", "Anthropic", {"ANTHROPIC_AUTH_TOKEN": "t"}), ("OPENAI", "OpenAI", {})]
+)
+def test_providers_without_a_key(temporary_dir: Path, prefix: str, name: str, more: dict[str, str]) -> None:
+    here = ("--data-dir", str(temporary_dir / "not there"))
+    _, findings = examine(*here)
+    assert findings[name]["message"] == f"not used: {prefix}_API_KEY is not set"
+    with answering(200) as (url, asked):
+        _, findings = examine(*here, **{f"{prefix}_BASE_URL": url, **more})
+    assert (findings[name]["status"], len(asked)) == ("ok", 1)
+    assert findings[name]["message"].endswith("answers")
+
+
+@pytest.mark.parametrize(
     ("prefix", "name", "path"), [("ANTHROPIC", "Anthropic", "/v1/models"), ("OPENAI", "OpenAI", "/models")]
 )
 def test_providers(temporary_dir: Path, prefix: str, name: str, path: str) -> None:

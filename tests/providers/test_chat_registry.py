@@ -50,6 +50,19 @@ def test_the_echo_says_that_no_model_was_asked(form: str) -> None:
     assert ("prompt_tokens" in outcome.reply.usage) == (form == "openai")
 
 
+@pytest.mark.parametrize(
+    ("form", "environ", "hint"),
+    [
+        ("anthropic", {"OPENAI_BASE_URL": "http://127.0.0.1:8000/v1"}, 'send provider "openai"'),
+        ("openai", {"ANTHROPIC_API_KEY": "k"}, 'send provider "anthropic"'),
+    ],
+)
+def test_the_echo_says_how_to_ask_the_one_that_can_be_asked(form: str, environ: Mapping[str, str], hint: str) -> None:
+    outcome = asyncio.run(hear(providers(environ).get(form), ModelCall(request(form, "Hello?"))))
+    assert outcome.reply
+    assert hint in outcome.reply.content[0]["text"]
+
+
 def test_there_are_no_others() -> None:
     with pytest.raises(InvalidInput, match="no provider 'gemini'"):
         providers({}).get("gemini")

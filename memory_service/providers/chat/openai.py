@@ -56,7 +56,7 @@ class OpenAIChat:
 
     def stream(self, call: ModelCall) -> AsyncGenerator[Delta | Reply, None]:
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        return self._exchange.stream({**self._body(call), **options}, _Completion())
+        return self._exchange.stream({**self._body(call), **options}, _Completion(call.request))
 
     async def load(self) -> None:
         await self._exchange.client()
@@ -79,7 +79,7 @@ class _Call:
     def __init__(self, at: int, call_id: str, name: str, taken: Collection[str]) -> None:
         self.at = at
         self.told_id = call_id
-        # Some servers give none, or all calls the same, and a result has to name its call.
+        # Some servers give none, or all calls the same, or count anew in each reply; and a result has to name its call.
         self.id = call_id if call_id and call_id not in taken else f"call_{secrets.token_hex(12)}"
         self.name = name
         self._pieces: list[str] = []
@@ -102,7 +102,8 @@ class _Completion:
     Reasoning is shown and not kept: no server takes it back in this form.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self._request = request
         self._id: str | None = None
         self._usage: Mapping[str, Any] | None = None
         self._finish: str | None = None
@@ -142,6 +143,11 @@ class _Completion:
             id=self._id,
         )
 
+    def _taken_ids(self) -> Collection[str]:
+        said = self._request.get("messages") or ()
+        asked = {call["id"] for message in said for call in message.get("tool_calls") or ()}
+        return asked | {call.id for call in self._calls}
+
     def _stop_reason(self, said: Mapping[str, str], calls: list[_Call]) -> str:
         if self._finish == "stop" and calls:
             return "tool_use"  # not every server tells one from the other
@@ -173,7 +179,7 @@ class _Completion:
         newest = self._calls[-1] if self._calls else None
         call = self._by_number.get(number) if isinstance(number, int) else newest
         if call is None or _is_another(call, name, call_id, is_numbered=isinstance(number, int)):
-            call = _Call(self._next(), string(call_id), string(name), [known.id for known in self._calls])
+            call = _Call(self._next(), string(call_id), string(name), self._taken_ids())
             self._calls.append(call)
             yield Delta(call.at, "tool_use", tool_use_id=call.id, tool_name=call.name)
         if isinstance(number, int):

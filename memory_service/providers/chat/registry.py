@@ -47,8 +47,8 @@ class ChatProviders:
 
     def _open(self, provider: str) -> ChatProvider:
         wanted = _ANY_OF.get(provider, ())
-        if wanted and not any(self._environ.get(name, "").strip() for name in wanted):
-            return Echo(self._counter, notice=f"No {wanted[0]} is set, so no model was asked.")
+        if wanted and not self._is_set(provider):
+            return Echo(self._counter, notice=self._notice(provider, wanted[0]))
         match provider:
             case "anthropic":
                 return AnthropicChat(self._idle_seconds)
@@ -57,6 +57,15 @@ class ChatProviders:
             case "echo":
                 return Echo(self._counter)
         raise InvalidInput(f"There is no provider {provider!r}; there are anthropic, openai and echo.")
+
+    def _is_set(self, provider: str) -> bool:
+        return any(self._environ.get(name, "").strip() for name in _ANY_OF[provider])
+
+    def _notice(self, provider: str, wanted: str) -> str:
+        """Where only the other one can be asked, most likely a model of its was taken for one of this one's."""
+        other = next((other for other in _ANY_OF if other != provider and self._is_set(other)), None)
+        hint = f' For a model of {other}, send provider "{other}" or set MEMORY_DEFAULT_PROVIDER.' if other else ""
+        return f"No {wanted} is set, so no model was asked.{hint}"
 
     async def load(self) -> None:
         """Load the SDKs that will be needed, so that the first run does not wait for them."""
