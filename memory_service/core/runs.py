@@ -89,7 +89,8 @@ class Spent:
 
 
 def _sum(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one + other
+    # Of prices a token and of differences of such, what follows is no money.
+    return None if one is None or other is None else round(one + other, 12)
 
 
 def exhausted(budget: RunBudget, spent: Spent, prompt_tokens: int, cost_usd: float | None = None) -> str | None:

@@ -252,12 +252,6 @@ async def answer_tools(
 
 
 def _check_answers(open_ids: Sequence[str], answered: Sequence[str]) -> None:
-    if missing := [id_ for id_ in open_ids if id_ not in answered]:
-        raise InvalidInput(
-            f"`tool_outputs` lacks the output of {missing[0]!r}; send those of all calls together.",
-            field="tool_outputs",
-            missing=missing,
-        )
     for index, id_ in enumerate(answered):
         if id_ not in open_ids or id_ in answered[:index]:
             why = "answered twice" if id_ in open_ids else "no call that waits"
@@ -265,6 +259,12 @@ def _check_answers(open_ids: Sequence[str], answered: Sequence[str]) -> None:
                 f"`tool_outputs[{index}].tool_use_id`: {id_[:64]!r} is {why}; `required_action` of the run lists them.",
                 field=f"tool_outputs[{index}].tool_use_id",
             )
+    if missing := [id_ for id_ in open_ids if id_ not in answered]:
+        raise InvalidInput(
+            f"`tool_outputs` lacks the output of {missing[0]!r}; send those of all calls together.",
+            field="tool_outputs",
+            missing=missing,
+        )
 
 
 async def cancel(
