@@ -24,7 +24,7 @@ from memory_service.services.runs import ShownRun
 from memory_service.store import messages as message_store
 from memory_service.store import runs as run_store
 from memory_service.store.messages import MessageRecord
-from memory_service.store.runs import RunEvent
+from memory_service.store.run_events import RunEvent
 from memory_service.store.threads import get_thread
 
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["runs"])

@@ -20,11 +20,13 @@ from memory_service.runtime import Runtime
 from memory_service.services import ingest, usage
 from memory_service.services.calling import Ending, Job, text_blocks
 from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
+from memory_service.store import run_events
 from memory_service.store import runs as store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.prompts import PromptRecord, get_prompt
-from memory_service.store.runs import RunEvent, RunRecord, Stray
+from memory_service.store.run_events import RunEvent
+from memory_service.store.runs import RunRecord, Stray
 from memory_service.store.threads import ThreadRecord, get_thread
 from memory_service.telemetry import metrics
 
@@ -72,7 +74,7 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
         settling = _settle(runtime, session, job, run, ending, kept, now)
         run, queued = await session.together(asyncio.gather(settling, store.count_queued(session, job.thread_id)))
         written = [*events, *closing_events(run, kept, job.log.last_seq)]
-        await store.add_events(session, written)
+        await run_events.add_events(session, written)
         return Ended(written, run.ended and queued > 0)
 
 
@@ -203,7 +205,7 @@ async def _end_by(
     kept: Sequence[MessageRecord] = (),
     error: object = None,
 ) -> RunRecord:
-    last_seq = await store.last_event_seq(session, run.pk)
+    last_seq = await run_events.last_event_seq(session, run.pk)
     ended = await store.update(
         session,
         run,
@@ -215,7 +217,7 @@ async def _end_by(
         ended_at=now,
         message_ids=[record.id for record in kept],
     )
-    await store.add_events(session, closing_events(ended, kept[0] if kept else None, last_seq))
+    await run_events.add_events(session, closing_events(ended, kept[0] if kept else None, last_seq))
     metrics.RUNS.labels(run.provider, status).inc()
     return ended
 

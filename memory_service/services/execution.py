@@ -24,9 +24,11 @@ from memory_service.services.calling import Ending, Job, call_model, error_of
 from memory_service.services.ending import Ended, created_event, end, end_idle, end_stray
 from memory_service.services.journal import Journal
 from memory_service.services.run_spec import RunSpec
+from memory_service.store import run_events
 from memory_service.store import runs as store
 from memory_service.store.messages import NewMessage
-from memory_service.store.runs import RunEvent, RunRecord, Stray
+from memory_service.store.run_events import RunEvent
+from memory_service.store.runs import RunRecord, Stray
 from memory_service.store.threads import get_thread
 from memory_service.telemetry import logger
 
@@ -200,7 +202,7 @@ class Runner:
                 run = await store.update(
                     session, run, status="in_progress", owner=self.server, started_at=now, waiting_message=None
                 )
-                await store.add_events(session, [begun := created_event(run)])
+                await run_events.add_events(session, [begun := created_event(run)])
         if refused is None:
             self.start(project_id, thread_id, run, now, begun.seq)
         else:
@@ -253,7 +255,7 @@ class Runner:
             async with self._runtime.db.read_only(stray.project_id) as session:
                 thread = await get_thread(session, stray.thread_id)
                 run = await store.get_run(session, thread.pk, stray.run_id)
-                said = await store.unfinished_text(session, run.pk)
+                said = await run_events.unfinished_text(session, run.pk)
             if run.status != "queued":
                 await end_stray(self._runtime, stray, said, now_utc())
                 self.journal.wake()

@@ -18,8 +18,8 @@ from memory_service.core.canonical import dumps
 from memory_service.errors import Unavailable
 from memory_service.providers.base import Delta
 from memory_service.runtime import Runtime
-from memory_service.store import runs as store
-from memory_service.store.runs import Place, RunEvent
+from memory_service.store import run_events
+from memory_service.store.run_events import Place, RunEvent
 from memory_service.telemetry import logger
 
 _ROUND_SECONDS = 0.05
@@ -172,7 +172,7 @@ class Journal:
         self._hand_on(written)
         if places := self._places():
             async with self._runtime.worker_db.read_only(None) as session:
-                found = await store.events_after(session, places)
+                found = await run_events.events_after(session, places)
             for reader in [*self._readers]:
                 self._give(reader, found.get(reader.place, []))
 
@@ -180,7 +180,7 @@ class Journal:
         """What was written. Of a run that is no longer ours nothing is, and all there is is read."""
         if not self._unwritten:
             return []
-        ours = await store.write_events(self._runtime.worker_db, self._server, self._unwritten)
+        ours = await run_events.write_events(self._runtime.worker_db, self._server, self._unwritten)
         unwritten, self._unwritten = self._unwritten, []
         for lost in {event.run_pk for event in unwritten} - ours:
             self._written.pop(lost, None)

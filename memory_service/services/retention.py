@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from memory_service.errors import NotFound
 from memory_service.runtime import Runtime, now_utc
-from memory_service.store import idempotency, retention, runs, threads
+from memory_service.store import idempotency, retention, run_events, runs, threads
 from memory_service.telemetry import logger
 
 _EVERY_SECONDS = 3600
@@ -55,7 +55,7 @@ async def _sweep_events(runtime: Runtime, until: datetime, limit: int, deleted: 
     last_pk: int | None = 0
     while last_pk is not None:
         async with runtime.worker_db.transaction(None) as session:
-            count, last_pk = await runs.delete_old_events(session, last_pk, until, limit)
+            count, last_pk = await run_events.delete_old_events(session, last_pk, until, limit)
         deleted["run_events"] += count
     async with runtime.worker_db.transaction(None) as session:
         await runs.forget_servers(session, until)

@@ -18,13 +18,14 @@ from memory_service.services.ending import created_event, end_idle
 from memory_service.services.execution import Runner
 from memory_service.services.ingest import Draft
 from memory_service.services.run_spec import RunSpec
-from memory_service.store import idempotency
+from memory_service.store import idempotency, run_events
 from memory_service.store import messages as message_store
 from memory_service.store import runs as store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import MessageRecord, NewMessage
-from memory_service.store.runs import RunEvent, RunRecord
+from memory_service.store.run_events import RunEvent
+from memory_service.store.runs import RunRecord
 from memory_service.store.threads import ThreadRecord, get_thread
 
 MAX_QUEUED = 100
@@ -144,7 +145,7 @@ async def begin(
     else:
         run = await adding
     begun = created_event(run)
-    await store.add_events(session, [begun])
+    await run_events.add_events(session, [begun])
     project_id = session.info["project_id"]
     on_commit(session, lambda: runner.start(project_id, thread.id, run, now, begun.seq))
     return run
@@ -244,7 +245,7 @@ async def answer_tools(
         _check_answers(thread.open_tool_use_ids, [str(output["tool_use_id"]) for output in outputs])
         await ingest.append(session, thread, prepared, ["tool_outputs."])
         run = await store.update(session, run, status="in_progress", owner=runner.server, required_action=None)
-        since = await store.last_event_seq(session, run.pk)
+        since = await run_events.last_event_seq(session, run.pk)
         if call:
             await idempotency.record(session, call, Answer(200, str(since)), now)
     runner.start(project_id, thread_id, run, now, since)

@@ -13,7 +13,7 @@ from memory_service.store import vectors
 from memory_service.store.db import Session
 from memory_service.store.idempotency import erase_message
 from memory_service.store.messages import MESSAGE_COLUMNS, MessageRecord, NewMessage, add_tool_uses, explain_conflict
-from memory_service.store.runs import erase_events
+from memory_service.store.run_events import erase_events
 from memory_service.store.session import text
 from memory_service.store.threads import ThreadRecord
 

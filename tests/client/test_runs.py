@@ -17,9 +17,11 @@ from memory_client import (
     RunFailedError,
     RunStopped,
 )
-from memory_client._async import AsyncRuns, AsyncRunStream
+from memory_client._async import AsyncRuns
+from memory_client._async_results import AsyncRunStream
 from memory_client._endpoints.runs import RunFields
-from memory_client._sync import Runs, RunStream
+from memory_client._sync import Runs
+from memory_client._sync_results import RunStream
 
 from memory_service.api.run_wire import RunCreate
 

@@ -19,11 +19,12 @@ import psycopg
 import pytest
 
 from memory_service.services.lifecycle import create_key
+from memory_service.store import run_events
 from memory_service.store import runs as store
 from memory_service.store.db import Database
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.migrate import migrate
-from memory_service.store.runs import RunEvent
+from memory_service.store.run_events import RunEvent
 from tests.conftest import Service
 from tests.providers.scripted import ScriptedProvider, ok
 from tests.runs.conftest import Runs, events, settings_of
@@ -58,7 +59,7 @@ def test_only_who_has_a_run_writes_its_events(thread: Runs, database_url: str) -
     run, server = thread.run(wait=True), uuid4()
 
     async def write(database: Database, by: UUID, seq: int) -> None:
-        await store.write_events(database, by, [RunEvent(pk, seq, "message.delta", "{}")])
+        await run_events.write_events(database, by, [RunEvent(pk, seq, "message.delta", "{}")])
 
     async def write_all(database: Database) -> None:
         await write(database, uuid4(), 1001)
@@ -102,9 +103,9 @@ def test_what_is_read_at_once_is_bounded_for_each_reader(thread: Runs, database_
     run = thread.run(wait=True)
     content, longest = json.dumps({"text": "x" * 50_000}), 1020
 
-    async def read(database: Database) -> dict[store.Place, list[RunEvent]]:
+    async def read(database: Database) -> dict[run_events.Place, list[RunEvent]]:
         async with database.read_only(None) as session:
-            return await store.events_after(session, [(pk, 1000), (pk, longest), (pk, 1018), (pk, 5)])
+            return await run_events.events_after(session, [(pk, 1000), (pk, longest), (pk, 1018), (pk, 5)])
 
     with psycopg.connect(database_url, autocommit=True) as owner:
         (pk,) = owner.execute("SELECT pk FROM memory.runs WHERE id = %s", [run["id"]]).fetchone() or (0,)

@@ -5,7 +5,8 @@ thread = client.threads.create(user_id="ada")
 reply = client.chat(thread.id, "Hello", model="…")
 """
 
-from ._async import AsyncExport, AsyncMemoryClient, AsyncPage, AsyncPaginator, AsyncRunStream
+from ._async import AsyncMemoryClient
+from ._async_results import AsyncExport, AsyncPage, AsyncPaginator, AsyncRunStream
 from ._endpoints.runs import RunFields
 from ._errors import (
     APIConnectionError,
@@ -29,7 +30,8 @@ from ._errors import (
     UnprocessableEntityError,
 )
 from ._request import NOT_GIVEN, NotGiven
-from ._sync import Export, MemoryClient, Page, RunStream
+from ._sync import MemoryClient
+from ._sync_results import Export, Page, RunStream
 from ._version import __version__
 from .objects import (
     Assistant,

@@ -19,7 +19,8 @@ from memory_service.services import runs
 from memory_service.services.runs import ShownRun
 from memory_service.store import messages as message_store
 from memory_service.store import runs as run_store
-from memory_service.store.runs import RunEvent, RunRecord
+from memory_service.store.run_events import RunEvent
+from memory_service.store.runs import RunRecord
 
 Told = tuple[str, dict[str, Any]]
 
