@@ -17,14 +17,14 @@ from memory_service.api.routing import CanonicalRoute
 from memory_service.api.threads import draft
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.runs import ENDED, RunBudget, check_parameters
-from memory_service.errors import InvalidInput, NotFound
+from memory_service.errors import InvalidInput, NotFound, Unavailable
 from memory_service.services import runs
 from memory_service.services.run_spec import RunSpec
 from memory_service.services.runs import ShownRun
 from memory_service.store import messages as message_store
 from memory_service.store import runs as run_store
 from memory_service.store.messages import MessageRecord
-from memory_service.store.run_events import RunEvent
+from memory_service.store.run_events import RunEvent, fills_page
 from memory_service.store.threads import get_thread
 
 router = APIRouter(prefix="/v1", route_class=CanonicalRoute, tags=["runs"])
@@ -151,7 +151,8 @@ def _stream(context: Context, shown: ShownRun, after: int) -> Response:
     telling = _Shown(context, shown)
 
     async def written() -> AsyncIterator[bytes]:
-        with suppress(NotFound):  # the thread was deleted meanwhile
+        # The thread was deleted meanwhile; or it is to be taken up again, elsewhere or later.
+        with suppress(NotFound, Unavailable):
             async for event in events(context, shown, after):
                 if event is None:
                     yield _KEEP_ALIVE
@@ -170,10 +171,13 @@ async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator
         if event.seq > after:
             after = event.seq
             yield event
+    found: list[RunEvent] = []
     while True:
         # Of a run that stopped, all is written that there is.
-        seconds = 0.5 if run.status in _STOPPED else _KEEP_ALIVE_SECONDS
-        found = await context.runner.journal.next_events(run.pk, after, seconds)
+        has_stopped = run.status in _STOPPED
+        seconds = 0.5 if has_stopped else _KEEP_ALIVE_SECONDS
+        is_behind = has_stopped or fills_page(found)
+        found = await context.runner.journal.next_events(run.pk, after, seconds, is_behind=is_behind)
         for event in found:
             after = event.seq
             yield event

@@ -73,6 +73,7 @@ class Runner:
         self._unknown: frozenset[int] = frozenset()
         self.server: UUID = uuid4()
         self.journal = Journal(runtime, self.server)
+        self._has_stopped = False
         self._steady_since = -math.inf  # since when a beat comes soon after the other
 
     async def run(self) -> None:
@@ -262,7 +263,8 @@ class Runner:
         await self.start_next(stray.project_id, stray.thread_id)
 
     async def stop(self) -> None:
-        """End what is worked on as it stands, as far as the database lets us in a few seconds; others end the rest."""
+        """End what is worked on as it stands, as far as the database lets us in a few seconds; others end the rest. Whoever
+        follows any other run is let go."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
                 while works := list(self._works.values()):
@@ -270,9 +272,12 @@ class Runner:
                         work.stop = _STOPPING
                         self.cancel(work.job.run.pk)
                     await asyncio.wait([work.task for work in works if work.task])
+        self.journal.stop()
+        self._has_stopped = True
 
     async def _stop(self) -> None:
-        await self.stop()
+        if not self._has_stopped:  # else the database had its few seconds
+            await self.stop()
         for work in list(self._works.values()):
             if work.task:
                 work.task.cancel()

@@ -98,6 +98,8 @@ class Journal:
         self._wake = asyncio.Event()
         self._at_once = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._catching_up = asyncio.Lock()  # one reader at a time: there are few connections
+        self._is_stopping = False
 
     def open(self, run_pk: int, last_seq: int) -> RunLog:
         """For a run that only this process writes events of, from now on until it is closed."""
@@ -123,9 +125,29 @@ class Journal:
         self._at_once.set()
         self._wake.set()
 
-    async def next_events(self, run_pk: int, after: int, seconds: float) -> list[RunEvent]:
-        """The events of a run after a seq, in order, as soon as there are any; none when there are none for so long."""
-        reader = _Reader((run_pk, after))
+    async def next_events(self, run_pk: int, after: int, seconds: float, *, is_behind: bool = False) -> list[RunEvent]:
+        """The events of a run after a seq, in order, as soon as there are any; none when there are none for so long.
+
+        With `is_behind` there probably are some: they are read now, and wait for no round. Raises Unavailable when the
+        service stops.
+        """
+        place = (run_pk, after)
+        found = await self._next_page(place) if is_behind else []
+        found = found or await self._wait(place, seconds)
+        if not found and self._is_stopping and not (found := await self._next_page(place)):
+            raise Unavailable("The service is stopping; follow the run again.")
+        return found
+
+    async def _next_page(self, place: Place) -> list[RunEvent]:
+        with suppress(Unavailable):  # a round may find them, later
+            async with self._catching_up, self._runtime.worker_db.read_only(None) as session:
+                return (await run_events.events_after(session, [place])).get(place, [])
+        return []
+
+    async def _wait(self, place: Place, seconds: float) -> list[RunEvent]:
+        if self._is_stopping:
+            return []
+        reader = _Reader(place)
         self._readers.add(reader)
         self._wake.set()
         try:
@@ -135,6 +157,12 @@ class Journal:
             return []
         finally:
             self._readers.discard(reader)
+
+    def stop(self) -> None:
+        """From now on nobody waits here for what is still to come."""
+        self._is_stopping = True
+        for reader in [*self._readers]:
+            self._answer(reader, [])
 
     async def take(self, log: RunLog) -> list[RunEvent]:
         """What of a run is not written, once all before it is: the caller writes it, in a transaction of its own."""

@@ -95,6 +95,11 @@ async def events_after(session: Session, places: Sequence[Place]) -> dict[Place,
     return found
 
 
+def fills_page(events: Sequence[RunEvent]) -> bool:
+    """Whether `events_after` may have left some for the next time."""
+    return len(events) >= _EVENTS_AT_ONCE or sum(len(event.content.encode()) for event in events) >= _BYTES_AT_ONCE
+
+
 async def last_event_seq(session: Session, run_pk: int) -> int:
     found = await session.scalar(text("SELECT max(seq) FROM run_events WHERE run_pk = :pk"), {"pk": run_pk})
     return int(found or 0)

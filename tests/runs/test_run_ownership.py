@@ -119,6 +119,7 @@ def test_what_is_read_at_once_is_bounded_for_each_reader(thread: Runs, database_
     assert [event.seq for event in found[pk, 1000]] == [1001, 1002, 1003, 1004]
     assert [event.seq for event in found[pk, 1018]] == [1019, 1020]
     assert (pk, longest) not in found
+    assert [run_events.fills_page(found[pk, after]) for after in (1000, 1018)] == [True, False]
     assert [event.seq for event in thread_events(thread, run)][-1] == longest
 
 
@@ -211,6 +212,27 @@ def test_a_database_that_was_away_makes_no_server_dead(
         for service in served:
             service.stop()
         postgres.stop()
+
+
+@pytest.mark.slow
+def test_a_service_stops_though_its_database_is_away(temporary_dir: Path, provider: ScriptedProvider) -> None:
+    provider.respond = lambda asked: ok("word " * 600, delay=0.1)
+    postgres = EmbeddedPostgres.start(temporary_dir / "gone")
+    try:
+        migrate(postgres.uri)
+        key = asyncio.run(create_key(postgres.uri, "gone", "test", datetime.now(UTC)))[1]
+        served = Service.start(env=settings_of(postgres.uri, provider) | {"MEMORY_DRAIN_SECONDS": "0.1"})
+        with client(served, key) as api, Runs(api).stream() as told:
+            assert next(type_ for _, type_, _ in told if type_ == "message.delta")
+            next(one for one in psutil.Process().children() if "/gone" in " ".join(one.cmdline())).kill()
+            postgres.wait()
+            assert served.stop() == 0
+            assert all(type_ == "message.delta" for _, type_, _ in told), (
+                "it is let go, and not told an end that is none"
+            )
+    finally:
+        postgres.stop()
+    assert not [line for line in served.log if '"error"' in line]
 
 
 def client(served: Service, key: str) -> httpx2.Client:

@@ -71,22 +71,30 @@ def test_a_server_that_is_stopped_ends_its_runs(
     api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service]
 ) -> None:
     provider.respond = lambda asked: ok("word " * 400, delay=0.1)
-    thread, waiting, served = Runs(api), Runs(api), another(MEMORY_DRAIN_SECONDS="1")
+    thread, waiting, followed, served = Runs(api), Runs(api), Runs(api), another(MEMORY_DRAIN_SECONDS="1")
+    not_its_own = followed.run()
     with client(served, api_key) as elsewhere, ThreadPoolExecutor(1) as pool:
         body = {"model": thread.model, "message": "Tell me."}
         answer = pool.submit(elsewhere.post, f"{waiting.path}/runs", json={**body, "wait": True})
-        with elsewhere.stream("POST", f"{thread.path}/runs", json={**body, "stream": True}) as stream:
-            heard = events(stream)
+        path = f"{followed.path}/runs/{not_its_own['id']}"
+        with (
+            elsewhere.stream("POST", f"{thread.path}/runs", json={**body, "stream": True}) as stream,
+            elsewhere.stream("GET", f"{path}?stream=true") as other,
+        ):
+            heard, let_go = events(stream), events(other)
             run = next(heard)[2]["run"]
-            provider.wait_until(lambda: len(provider.asked) == 2)
+            assert next(let_go)[1] == "run.created"
+            provider.wait_until(lambda: len(provider.asked) == 3)
             assert served.stop() == 0
             told = [*heard][-1]
+            assert [*let_go][-1][1] == "message.delta"
     # Whoever waits hears how it ended, and nothing went wrong.
     assert told[1] == "run.failed"
     for ended in (thread.get(run), told[2]["run"], answer.result().json()):
         assert (ended["status"], ended["last_error"]["code"]) == ("failed", "server_stopping")
         assert ended["reply"]["status"] == "incomplete"
     assert not [line for line in served.log if "CancelledError" in line or "Cancel " in line]
+    followed.cancel(not_its_own)
 
 
 def test_a_run_that_is_nearly_done_is_waited_for(

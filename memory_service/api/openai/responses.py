@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
@@ -35,7 +35,7 @@ from memory_service.api.runs import events
 from memory_service.api.schemas import Id, ModelName
 from memory_service.core.canonical import loads
 from memory_service.core.truncation import TruncationStrategy
-from memory_service.errors import InvalidInput, MemoryServiceError, NotFound, NoUserMessage
+from memory_service.errors import InvalidInput, MemoryServiceError, NotFound, NoUserMessage, Unavailable
 from memory_service.services import planning, responses, runs
 from memory_service.services.planning import PromptSpec
 from memory_service.services.responses import Asked, own_of
@@ -143,9 +143,13 @@ async def _object(context: Context, thread_id: str, run: RunRecord) -> dict[str,
 
 def _forget_when_read(context: Context, shown: ShownRun, read: asyncio.Event) -> None:
     async def forget() -> None:
-        with suppress(NotFound):  # deleted meanwhile
+        try:
             async for _ in events(context, shown, 0):
                 pass
+        except NotFound:  # deleted meanwhile
+            pass
+        except Unavailable:  # the service stops; a sweep finds the thread
+            return
         try:
             async with asyncio.timeout(_LONGEST_READ_SECONDS):
                 await read.wait()
