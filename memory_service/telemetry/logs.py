@@ -42,6 +42,9 @@ def configure_logging(level: str, form: Literal["auto", "text", "json"] = "auto"
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     # What others log goes through the same form: Python's own would quote exceptions.
     logging.basicConfig(handlers=[handler])
+    # It warns when a query is cancelled or a pipeline is left, as whenever a reader disconnects: what went wrong is raised
+    # to us, or is nothing but the connection that we close.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False

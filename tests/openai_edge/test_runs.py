@@ -193,6 +193,7 @@ def test_tools(client: OpenAI, provider: ScriptedProvider, model: str, thread: T
         lambda: client.beta.threads.runs.submit_tool_outputs(run.id, thread_id=thread.id, tool_outputs=OUTPUTS[:1])
     )
     assert missing.status_code == 400
+    assert "'call_a'" in missing.message
     nameless: Any = [{"output": "x"}, {"output": "y"}]
     unclear = refused(
         lambda: client.beta.threads.runs.submit_tool_outputs(run.id, thread_id=thread.id, tool_outputs=nameless)
