@@ -85,6 +85,8 @@ def everything(client: MemoryClient, tmp_path: Any) -> Iterator[Any]:
     assert shortened.shortened
     yield shortened
     yield _closed_loop(client, assistant.id)
+    greeted = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello?"}]
+    yield client.threads.prewarm(client.threads.create(assistant_id=assistant.id, messages=greeted).id)
     yield prompts.get(thread.id, built.id)
     yield client.threads.get(thread.id)
     hits = client.threads.search(thread.id, "teapot")

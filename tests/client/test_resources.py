@@ -27,6 +27,8 @@ from .peer import Answer, Peer
 
 ASSISTANT = {"id": "asst_1", "object": "assistant", "created_at": "2026-03-01T12:30:00Z", "model": "m"}
 T, M, A, P = Answer(thread()), Answer(message()), Answer(ASSISTANT), Answer(PROMPT)
+PREWARM = {"object": "prewarm", "thread_id": "thread_1", "provider": "echo", "model": "m", "prediction": {}}
+W = Answer(PREWARM)
 HITS = Answer({"object": "list", "data": [hit()]})
 TOOLS = [{"name": "look", "input_schema": {}}]
 
@@ -69,6 +71,14 @@ CALLS: list[tuple[Callable[[Any], Any], Answer, str, str, Any]] = [
     ),
     (lambda c: c.threads.delete("thread_1"), Answer(status=204), "DELETE", "/threads/thread_1", None),
     (lambda c: c.threads.fork("thread_1", 7), T, "POST", "/threads/thread_1/fork", {"seq": 7}),
+    (lambda c: c.threads.prewarm("thread_1"), W, "POST", "/threads/thread_1/prewarm", {}),
+    (
+        lambda c: c.threads.prewarm("thread_1", model="m", recall=False, tools=TOOLS, idempotency_key="k"),
+        W,
+        "POST",
+        "/threads/thread_1/prewarm",
+        {"model": "m", "recall": False, "tools": TOOLS},
+    ),
     (
         lambda c: c.threads.fork("thread_1", 7, user_id="bo", assistant_id=None, instructions=None, tools=TOOLS,
                                  documents=None, metadata={"a": "b"}, truncation_strategy={"type": "auto"}),

@@ -95,6 +95,7 @@ class Threads(_Resource):
     update = _sends(threads.update)
     delete = _sends(threads.delete_)
     fork = _sends(threads.fork)
+    prewarm = _sends(prompts.prewarm)
     search = _sends(threads.search)
     export = _exports(threads.export)
 

@@ -300,6 +300,20 @@ class UsageReport(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prewarm(Model):
+    """What was written into the provider's prompt cache. `usage` and `reported` are None when no model was asked."""
+
+    thread_id: str
+    provider: str
+    model: str
+    prediction: CachePrediction
+    cache: CacheLifetime | None = None
+    breakpoints: list[CacheBreakpoint] = field(default_factory=list)
+    usage: dict[str, Any] | None = None
+    reported: ReportedUsage | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchHit(Model):
     message_id: str
     seq: int

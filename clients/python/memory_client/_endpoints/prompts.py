@@ -15,7 +15,7 @@ from memory_client._encode import (
 )
 from memory_client._endpoints._paging import Order, page_query
 from memory_client._request import Request, api_path, get, post
-from memory_client.objects import Listing, Prompt, UsageReport, listing_of
+from memory_client.objects import Listing, Prewarm, Prompt, UsageReport, listing_of
 
 
 def build(
@@ -59,6 +59,35 @@ def build(
         "refresh": refresh,
     }
     return post(api_path("threads/{thread_id}/prompts", thread_id=thread_id), Prompt.from_json, body, idempotency_key)
+
+
+def prewarm(
+    thread_id: str,
+    *,
+    model: str | None = None,
+    provider: str | None = None,
+    max_prompt_tokens: int | None = None,
+    truncation_strategy: Mapping[str, Any] | None = None,
+    recall: Mapping[str, Any] | Literal[False] | None = None,
+    tools: Sequence[JSONObject] | None = None,
+    cache: Mapping[str, Any] | Literal[False] | None = None,
+    idempotency_key: str | None = None,
+) -> Request[Prewarm]:
+    """Write the thread's prefix into the provider's prompt cache, without a reply: for when a question is likely soon.
+
+    It costs what writing costs; the next prompt that is built with the same arguments reads it, within the lifetime of
+    its entries.
+    """
+    body = {
+        "model": model,
+        "provider": provider,
+        "max_prompt_tokens": max_prompt_tokens,
+        "truncation_strategy": truncation_strategy,
+        "recall": recall,
+        "tools": tools,
+        "cache": cache,
+    }
+    return post(api_path("threads/{thread_id}/prewarm", thread_id=thread_id), Prewarm.from_json, body, idempotency_key)
 
 
 def list_(
