@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +16,11 @@ import httpx2
 import psycopg
 import pytest
 
+from memory_service.services.lifecycle import create_key
+from memory_service.store.embedded import EmbeddedPostgres
+from memory_service.store.migrate import migrate
 from tests.conftest import Service
+from tests.store.conftest import database
 
 WRITERS = 64
 EACH = 5
@@ -182,8 +187,22 @@ def test_prompts_appends_edits_deletions_and_forks_at_once(service: Service, api
     run(service, api_key, body)
 
 
-def test_clients_that_go_away_leave_nothing_behind(service: Service, api_key: str, database_url: str) -> None:
+@pytest.fixture
+def alone(postgres: EmbeddedPostgres) -> Iterator[tuple[Service, str, str]]:
+    """A service, a key and a database on which nobody else has connections."""
+    with database(postgres) as url:
+        migrate(url)
+        key = asyncio.run(create_key(url, "alone", "test", datetime.now(UTC)))[1]
+        service = Service.start(env={"MEMORY_DATABASE_URL": url})
+        try:
+            yield service, key, url
+        finally:
+            service.stop()
+
+
+def test_clients_that_go_away_leave_nothing_behind(alone: tuple[Service, str, str]) -> None:
     """Two hundred requests whose sender hangs up at once, in every direction a request can go."""
+    service, api_key, database_url = alone
     address = (urlsplit(service.url).hostname, urlsplit(service.url).port)
     with httpx2.Client(base_url=service.url + "/v1", headers={"authorization": f"Bearer {api_key}"}) as client:
         thread = client.post("/threads", json={"messages": [{"role": "user", "content": "word " * 2_000}] * 40}).json()[
