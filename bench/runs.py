@@ -12,6 +12,7 @@ took stands beside it, measured by as many direct calls that begin in the same r
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ _CONNECTIONS = 10
 
 def run(*, quick: bool) -> Report:
     turns, many, seconds = (6, 12, 3.0) if quick else (200, 200, 20.0)
+    gc.freeze()  # of this process's pauses nothing shall be told
     with scripted() as provider:
         env = {
             "ANTHROPIC_API_KEY": "bench",

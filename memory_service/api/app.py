@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,6 +45,7 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime = app.state.runtime = open_runtime()
         loading = asyncio.gather(asyncio.to_thread(runtime.counter.count, "x"), runtime.chat.load())
+        loading.add_done_callback(lambda _: _leave_alone())
         runner = app.state.runner = Runner(runtime, intake.taken, lambda: intake.draining)
         beside = [
             asyncio.create_task(retention.run(runtime)),
@@ -84,6 +86,12 @@ def create_app(settings: Settings, open_runtime: Callable[[], Runtime]) -> Edge:
         max_body_bytes=settings.max_body_bytes,
         body_timeout_seconds=settings.body_timeout_seconds,
     )
+
+
+def _leave_alone() -> None:
+    """What was loaded stays: to look through all of it for garbage again and again would stop every request meanwhile."""
+    gc.collect()
+    gc.freeze()
 
 
 def _operation_id(route: APIRoute) -> str:
