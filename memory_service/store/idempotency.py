@@ -43,11 +43,13 @@ async def claim(session: Session, call: IdempotentCall, now: datetime) -> Answer
     """
     scope = f"{session.info['project_id']}\n{call.method}\n{call.path}\n{call.key}"
     lock = int.from_bytes(sha256(scope.encode()).digest()[:8], signed=True)
-    if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": lock}):
+    claimed = await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": lock})
+    earlier = await find(session, call, now)
+    if earlier is None and not claimed:  # else it is another repetition that holds it
         raise IdempotencyInProgress(
             "The first request with this Idempotency-Key is still running; send it again in a moment."
         )
-    return await find(session, call, now)
+    return earlier
 
 
 async def find(session: Session, call: IdempotentCall, now: datetime) -> Answer | None:
