@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from memory_service.errors import InvalidInput, Unavailable
+from memory_service.errors import IdempotencyInProgress, InvalidInput, Unavailable
 from memory_service.services.lifecycle import create_key
-from memory_service.store import projects, threads
+from memory_service.store import idempotency, projects, threads
 from memory_service.store.db import Database, Session
 from memory_service.store.embedded import EmbeddedPostgres
+from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.migrate import migrate
 from tests.e2e.proxy import Break, proxied
 from tests.store.conftest import database
@@ -90,6 +91,24 @@ def test_busy_connections(url: str) -> None:
         assert await exists(db, "thread_after_busy")
 
     with_database(url, body, pool_size=1, pool_timeout_seconds=0.05)
+
+
+def test_a_repetition_is_answered_while_another_one_looks(url: str) -> None:
+    """Only the first request is waited for."""
+    call = IdempotentCall("POST", "/v1/threads", "key", b"body")
+
+    async def body(db: Database) -> None:
+        async with db.transaction(1) as first:
+            assert await idempotency.claim(first, call, NOW) is None
+            async with db.transaction(1) as other:
+                with pytest.raises(IdempotencyInProgress):
+                    await idempotency.claim(other, call, NOW)
+            await idempotency.record(first, call, Answer(201, "{}"), NOW)
+        async with db.transaction(1) as one, db.transaction(1) as other:
+            assert await idempotency.claim(one, call, NOW) == Answer(201, "{}")
+            assert await idempotency.claim(other, call, NOW) == Answer(201, "{}")
+
+    with_database(url, body)
 
 
 def test_stale_connections_cost_nobody_a_request(url: str) -> None:
