@@ -1,8 +1,8 @@
-"""The events of runs: written to the database as they happen, and read from there by whoever follows a run, in whichever
-process it is executed.
+"""The events of runs: written to the database as they happen, and told from there to whoever follows a run, in whichever
+process it is executed. Who follows it where it is executed is handed what was written, and does not read it again.
 
-One loop does both for all runs of this process, in one transaction a round: however many replies come in pieces, the
-database sees some twenty transactions a second, and one more when a reply begins or ends.
+One loop does both for all runs of this process: however many replies come in pieces, the database sees some twenty
+statements a second that write, as many that read for others, and one more when a reply begins or ends.
 """
 
 from __future__ import annotations
