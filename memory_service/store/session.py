@@ -58,7 +58,8 @@ adapters.register_dumper(InBinary, ListBinaryDumper)
 text = lru_cache(maxsize=1_000)(sqlalchemy.text)
 
 
-_Asked = tuple[Statement, asyncio.Future[AsyncCursor[Any]]]
+#: A statement, and where its answer goes, if anywhere.
+_Asked = tuple[Statement, asyncio.Future[AsyncCursor[Any]] | None]
 
 
 class Session:
@@ -73,29 +74,38 @@ class Session:
         self._begin = [Statement(_READ, named)] if read_only else [Statement("BEGIN"), Statement(_NAME, named)]
         self._posted = [*self._begin]
         self._asked: list[_Asked] | None = None
+        self._is_committed = False
 
     async def post(self, statement: TextClause, parameters: Mapping[str, Any]) -> None:
         """Execute a statement whose answer is not needed. What it raises, the next one executed raises, or the commit."""
-        self._posted.append(Statement(spelled(statement.text), parameters))
+        posted = Statement(spelled(statement.text), parameters)
+        self._posted.append(posted) if self._asked is None else self._asked.append((posted, None))
 
-    async def together(self, reads: asyncio.Future[_Results]) -> _Results:
-        """Of functions in an `asyncio.gather`, the first statement of each, in their order and in one round trip. Only one
-        of them may have a second."""
+    async def together(self, reads: asyncio.Future[_Results], *, commit: bool = False) -> _Results:
+        """Of functions in an `asyncio.gather`, what each posts and its first statement, in their order and in one round
+        trip. Only one of them may have a second.
+
+        On request the commit goes with them: then they have their answers when it is done, nothing may be executed any
+        more, and what they raise of themselves undoes nothing."""
         asked: list[_Asked] = []
         self._asked = asked
         try:
             await asyncio.sleep(0)  # until each has said what it asks
             self._asked = None
-            cursors = await self._send(*(statement for statement, _ in asked))
+            last = [Statement("COMMIT")] if commit else []
+            cursors = await self._send(*(statement for statement, _ in asked), *last)
+            self._is_committed = commit
         except asyncio.CancelledError:
             reads.cancel()
             raise
         except SQLAlchemyError as error:
             for _, answer in asked:
-                answer.set_exception(error)
+                if answer:
+                    answer.set_exception(error)
         else:
-            for (_, answer), cursor in zip(asked, cursors, strict=True):
-                answer.set_result(cursor)
+            for (_, answer), cursor in zip(asked, cursors, strict=False):  # of the commit nobody waits for an answer
+                if answer:
+                    answer.set_result(cursor)
         finally:
             self._asked = None
         return await reads
@@ -137,7 +147,7 @@ class Session:
 
     async def commit(self) -> None:
         """Of a transaction in which nothing was executed, nothing goes out. Raises SQLAlchemy's errors."""
-        if self._posted != self._begin:
+        if self._posted != self._begin and not (self._is_committed and not self._posted):
             await self._send(Statement("COMMIT"))
 
     async def _ask(
@@ -152,6 +162,7 @@ class Session:
 
     async def _send(self, *statements: Statement) -> list[AsyncCursor[Any]]:
         """Behind what was posted."""
+        assert not self._is_committed
         posted, self._posted = self._posted, [*self._begin] if self._read_only else []
         return (await send(self.connection, *posted, *statements))[len(posted) :]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from memory_service.store.db import Database, Session
@@ -106,6 +107,51 @@ def test_reads_together_in_their_order(within: Within) -> None:
             reads = asyncio.gather(number(session, 1), session.rows(NOTES, {}), silent(), number(session, 2))
             assert await session.together(reads) == [1, [(7,)], "asks nothing", 2]
             assert await number(session, 3) == 3
+
+    within(body)
+
+
+def test_posted_in_between_and_committed_with_them(within: Within) -> None:
+    async def note_and_read(session: Session, value: int) -> list[int]:
+        await session.post(NOTE, {"number": value})
+        return [found for (found,) in await session.rows(NOTES, {})]
+
+    async def body(db: Database) -> None:
+        async with db.transaction(None) as session:
+            await session.post(NOTE, {"number": 1})
+            reads = asyncio.gather(session.rows(NOTES, {}), note_and_read(session, 2), note_and_read(session, 3))
+            assert await session.together(reads, commit=True) == [[(1,)], [1, 2], [1, 2, 3]]
+            assert session.connection.info.transaction_status == TransactionStatus.IDLE
+        assert await notes(db) == [1, 2, 3]
+
+    within(body)
+
+
+@pytest.mark.parametrize("late", ["execute", "post"])
+def test_nothing_comes_behind_the_commit(within: Within, late: str) -> None:
+    async def too_late(db: Database) -> None:
+        async with db.transaction(None) as session:
+            await session.together(asyncio.gather(number(session, 1)), commit=True)
+            await getattr(session, late)(NOTE, {"number": 1})
+
+    async def body(db: Database) -> None:
+        with pytest.raises(AssertionError):
+            await too_late(db)
+        assert await notes(db) == []
+
+    within(body)
+
+
+def test_what_fails_before_the_commit_keeps_all_from_being_committed(within: Within) -> None:
+    async def note_twice(db: Database) -> None:
+        async with db.transaction(None) as session:
+            both = asyncio.gather(session.execute(NOTE, {"number": 1}), session.execute(NOTE, {"number": 1}))
+            await session.together(both, commit=True)
+
+    async def body(db: Database) -> None:
+        with pytest.raises(IntegrityError):
+            await note_twice(db)
+        assert await notes(db) == []
 
     within(body)
 
