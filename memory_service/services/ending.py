@@ -232,11 +232,6 @@ async def answer_open_calls(
         await ingest.append(session, thread, [ingest.prepare_one(runtime.counter, draft, now)], ["message."])
 
 
-def created_event(run: RunRecord) -> RunEvent:
-    """What a stream of a run begins with."""
-    return RunEvent(run.pk, 1, "run.created", "{}")
-
-
 def closing_events(run: RunRecord, kept: MessageRecord | None, last_seq: int) -> list[RunEvent]:
     """What a stream of a run ends with. Whoever reads it from the database reads run and message again."""
     told = [("message.completed", {"message_id": kept.id})] if kept else []

@@ -21,7 +21,7 @@ from memory_service.errors import InvalidInput, MemoryServiceError, NotFound, No
 from memory_service.runtime import Runtime, new_id, now_utc
 from memory_service.services import ingest
 from memory_service.services.calling import Ending, Job, call_model, error_of
-from memory_service.services.ending import Ended, created_event, end, end_idle, end_stray
+from memory_service.services.ending import Ended, end, end_idle, end_stray
 from memory_service.services.journal import Journal
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import run_events
@@ -185,27 +185,33 @@ class Runner:
         drafts = [ingest.Draft("user", message["content"], "message.", message["metadata"])] if message else []
         prepared, refused = await self._prepared(drafts, now)
         async with self._runtime.db.transaction(project_id) as session:
-            thread = await get_thread(session, thread_id, lock=True)
-            run = await store.next_queued(session, thread.pk)
-            if thread.active_run_id or run is None or run.id != waiting.id:
+            thread, found = await session.together(
+                asyncio.gather(get_thread(session, thread_id, lock=True), store.next_queued(session, waiting.thread_pk))
+            )
+            if thread.active_run_id or found is None or found.id != waiting.id:
                 return
+            run = found
             try:
                 if refused:
                     raise refused
-                if prepared:
-                    await ingest.append(session, thread, prepared, ["message."])
-                elif thread.last_role != "user":
+                if not prepared and thread.last_role != "user":
                     raise NoUserMessage("The thread does not end with a user message any more.")
+                starting = store.update(
+                    session, run, status="in_progress", owner=self.server, started_at=now, waiting_message=None
+                )
+                _, run, _ = await session.together(
+                    asyncio.gather(
+                        ingest.append(session, thread, prepared, ["message."] * len(prepared)),
+                        starting,
+                        run_events.add_created_event(session, run.id),
+                    ),
+                    commit=True,
+                )
             except InvalidInput as error:
                 refused = error
                 await end_idle(self._runtime, session, thread_id, run, "failed", now, error_of(error))
-            else:
-                run = await store.update(
-                    session, run, status="in_progress", owner=self.server, started_at=now, waiting_message=None
-                )
-                await run_events.add_events(session, [begun := created_event(run)])
         if refused is None:
-            self.start(project_id, thread_id, run, now, begun.seq)
+            self.start(project_id, thread_id, run, now, run_events.created_event(run).seq)
         else:
             self.journal.wake()
 

@@ -155,6 +155,8 @@ async def append(
     deleted: it may leave gaps. `enqueue` as in the store's `append`. Raises InvalidMessage, and Conflict while a run is
     active that did not write them.
     """
+    if not messages:
+        return []
     check_free(thread, {message.run_id for message in messages})
     tail = thread.tail
     placed: list[Placed] = []

@@ -67,20 +67,21 @@ async def create(
         place = await _place(session, asked, now)
         first = place.thread.last_seq + 1
         own = {**(asked.spec.openai or {}), "owned": place.owned, "input": [first, first + len(prepared) - 1]}
+        id = new_id("resp", now)
+        if call:
+            await idempotency.record(session, call, Answer(200, dumps({"id": id})), now)
         run = await runs.begin(
             runtime,
             runner,
             session,
             place.thread,
+            id,
             replace(asked.spec, openai=own, leaves_calls=True),
             prepared,
             [draft.field for draft in asked.drafts],
             asked.metadata,
             now,
-            id=new_id("resp", now),
         )
-        if call:
-            await idempotency.record(session, call, Answer(200, dumps({"id": run.id})), now)
     return ShownRun(place.thread.id, run, None)
 
 

@@ -14,7 +14,7 @@ from memory_service.core.request import Request
 from memory_service.errors import Conflict, InvalidInput, NoUserMessage
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, planning, threads
-from memory_service.services.ending import created_event, end_idle
+from memory_service.services.ending import end_idle
 from memory_service.services.execution import Runner
 from memory_service.services.ingest import Draft
 from memory_service.services.run_spec import RunSpec
@@ -24,7 +24,7 @@ from memory_service.store import runs as store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import MessageRecord, NewMessage
-from memory_service.store.run_events import RunEvent
+from memory_service.store.run_events import RunEvent, created_event
 from memory_service.store.runs import RunRecord
 from memory_service.store.threads import ThreadRecord, get_thread
 
@@ -60,19 +60,22 @@ async def create(
     Raises NotFound, InvalidInput, InvalidMessage, NoUserMessage, and Conflict while the thread is busy.
     """
     prepared = await ingest.prepare(runtime, [message] if message else [], now)
+    id = new_id("run", now)
     async with runtime.db.transaction(project_id) as session:
         thread, queued = await session.together(
             asyncio.gather(get_thread(session, thread_id, lock=True), store.count_queued(session, thread_id))
         )
         if call and (earlier := await idempotency.claim(session, call, now)):
             return await _shown(session, thread, earlier.body)
+        if call:
+            await idempotency.record(session, call, Answer(201, id), now)
         if _must_wait(thread, queued, on_busy):
             request = await _settled(runtime, session, thread, spec)
-            run = await _add(session, thread, spec, request, metadata, now, waiting=_waiting(message), status="queued")
+            adding = _add(session, thread, id, spec, request, metadata, now, waiting=_waiting(message), status="queued")
+            (run,) = await session.together(asyncio.gather(adding), commit=True)
         else:
-            run = await begin(runtime, runner, session, thread, spec, prepared, ["message."], metadata, now)
-        if call:
-            await idempotency.record(session, call, Answer(201, run.id), now)
+            fields = ["message."] * len(prepared)
+            run = await begin(runtime, runner, session, thread, id, spec, prepared, fields, metadata, now)
     return ShownRun(thread_id, run, None, begun=() if run.status == "queued" else (created_event(run),))
 
 
@@ -109,9 +112,10 @@ async def start(
         if thread is None:
             assert isinstance(where, NewThread)
             thread = await threads.create(session, fields=where.fields, metadata=where.metadata, messages=(), now=now)
-        run = await begin(runtime, runner, session, thread, spec, prepared, fields, metadata, now, must_ask=False)
+        id = new_id("run", now)
         if call:
-            await idempotency.record(session, call, Answer(200, dumps({"id": thread.id, "run_id": run.id})), now)
+            await idempotency.record(session, call, Answer(200, dumps({"id": thread.id, "run_id": id})), now)
+        run = await begin(runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, must_ask=False)
     return ShownRun(thread.id, run, None, begun=(created_event(run),))
 
 
@@ -120,16 +124,16 @@ async def begin(
     runner: Runner,
     session: Session,
     thread: ThreadRecord,
+    id: str,
     spec: RunSpec,
     messages: Sequence[NewMessage],
     fields: Sequence[str],
     metadata: Mapping[str, str],
     now: datetime,
-    id: str | None = None,
     *,
     must_ask: bool = True,
 ) -> RunRecord:
-    """Append `messages`, if any, and start a run on a thread whose row this transaction holds: once it is committed.
+    """Append `messages`, if any, and start a run on a thread whose row this transaction holds, which ends with it.
 
     `fields` as in `ingest.append`. Without `must_ask` a thread that does not end with a user's message is not refused, but
     its run fails. Raises as `create`.
@@ -138,22 +142,23 @@ async def begin(
     if must_ask and not messages:
         _check_asked(thread)
     request = await _settled(runtime, session, thread, spec)
-    adding = _add(session, thread, spec, request, metadata, now, owner=runner.server, id=id)
-    if messages:
-        appending = ingest.append(session, thread, messages, fields)
-        _, run = await session.together(asyncio.gather(appending, adding))
-    else:
-        run = await adding
-    begun = created_event(run)
-    await run_events.add_events(session, [begun])
+    _, run, _ = await session.together(
+        asyncio.gather(
+            ingest.append(session, thread, messages, fields),
+            _add(session, thread, id, spec, request, metadata, now, owner=runner.server),
+            run_events.add_created_event(session, id),
+        ),
+        commit=True,
+    )
     project_id = session.info["project_id"]
-    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, begun.seq))
+    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, created_event(run).seq))
     return run
 
 
 async def _add(
     session: Session,
     thread: ThreadRecord,
+    id: str,
     spec: RunSpec,
     request: Request,
     metadata: Mapping[str, str],
@@ -162,12 +167,11 @@ async def _add(
     status: str = "in_progress",
     owner: UUID | None = None,
     waiting: str | None = None,
-    id: str | None = None,
 ) -> RunRecord:
     return await store.add_run(
         session,
         thread.pk,
-        id=id or new_id("run", now),
+        id=id,
         status=status,
         provider=request.provider,
         model=request.model_name,

@@ -53,9 +53,17 @@ _ENDS = {
 }
 
 
+_INSERT_TOOL_USES = """
+    INSERT INTO tool_uses (project_id, thread_pk, seq, tool_use_id) SELECT :project_id, *
+    FROM unnest(CAST(:use_thread_pk AS bigint[]), CAST(:use_seq AS int[]), CAST(:use_id AS text[]))
+"""
+
+
 @lru_cache
-def _append(vector_table: str | None) -> TextClause:
+def _append(vector_table: str | None, has_uses: bool) -> TextClause:
     """One statement, because a round trip costs more than a row."""
+    vector = f", vector AS ({INSERT_ROWS.format(table=vector_table)})" if vector_table else ""
+    used = f", used AS ({_INSERT_TOOL_USES})" if has_uses else ""
     return text(
         f"""
         WITH new AS (
@@ -69,7 +77,7 @@ def _append(vector_table: str | None) -> TextClause:
             SELECT thread_pk, :project_id, seq, terms FROM new WHERE terms <> ''
         ), queued AS (
             {ENQUEUE.format(new="new")} AND :enqueue
-        ){f", vector AS ({INSERT_ROWS.format(table=vector_table)})" if vector_table else ""}
+        ){vector}{used}
         UPDATE threads SET last_seq = ends.last_seq, message_count = message_count + ends.added, version = version + 1,
             last_role = ends.last_role, open_tool_use_ids = ARRAY(SELECT json_array_elements_text(ends.open_ids))
         FROM unnest({", ".join(f"CAST(:end_{name} AS {type_}[])" for name, type_ in _ENDS.items())})
@@ -171,10 +179,11 @@ async def append(session: Session, additions: Sequence[Addition], *, enqueue: bo
     table = table_of(vectors)
     try:
         await session.execute(
-            _append(table),
+            _append(table, bool(uses)),
             {
                 **columns,
                 **(vector_rows(vectors) if table else {}),
+                **(_tool_uses(uses) if uses else {}),
                 "embedded_by": [made and made.embedder.pk for *_, made in vectors],
                 "enqueue": enqueue,
                 "terms": InBinary(entry for addition in additions for _, _, entry in addition.placed),
@@ -186,8 +195,6 @@ async def append(session: Session, additions: Sequence[Addition], *, enqueue: bo
                 "end_open_ids": [dumps(addition.tail.open_tool_use_ids) for addition in additions],
             },
         )
-        if uses:
-            await add_tool_uses(session, uses)
     except IntegrityError as error:
         raise explain_conflict(error) from error
     fields = MessageRecord.__slots__
@@ -196,19 +203,16 @@ async def append(session: Session, additions: Sequence[Addition], *, enqueue: bo
 
 async def add_tool_uses(session: Session, uses: Sequence[tuple[int, int, str]]) -> None:
     """Note ids of tool calls with their (thread_pk, seq)."""
-    thread_pks, seqs, ids = zip(*uses, strict=True)
-    await session.execute(
-        text(
-            "INSERT INTO tool_uses (project_id, thread_pk, seq, tool_use_id) SELECT :project_id, * FROM"
-            " unnest(CAST(:thread_pks AS bigint[]), CAST(:seqs AS int[]), CAST(:ids AS text[]))"
-        ),
-        {
-            "project_id": session.info["project_id"],
-            "thread_pks": list(thread_pks),
-            "seqs": list(seqs),
-            "ids": InBinary(ids),
-        },
-    )
+    await session.execute(text(_INSERT_TOOL_USES), {"project_id": session.info["project_id"], **_tool_uses(uses)})
+
+
+def _tool_uses(uses: Sequence[tuple[int, int, str]]) -> dict[str, Any]:
+    """Parameters of `_INSERT_TOOL_USES`."""
+    return {
+        "use_thread_pk": [thread_pk for thread_pk, _, _ in uses],
+        "use_seq": [seq for _, seq, _ in uses],
+        "use_id": InBinary(id_ for _, _, id_ in uses),
+    }
 
 
 def _row(thread_pk: int, seq: int, message: NewMessage) -> dict[str, Any]:

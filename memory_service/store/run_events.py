@@ -23,6 +23,12 @@ _INSERT_HELD = (
     " JOIN held ON held.pk = run_pk ON CONFLICT DO NOTHING"
 )
 _INSERT_EVENTS = text(f"WITH held AS ({_HELD} ORDER BY pk FOR KEY SHARE){_INSERT_HELD}")
+_CREATED = "run.created"
+# By the id, which is known before the run is there.
+_INSERT_CREATED = text(
+    "INSERT INTO run_events (run_pk, seq, project_id, type, content)"
+    " SELECT pk, 1, project_id, :type, '{}' FROM runs WHERE project_id = :project_id AND id = :id"
+)
 _WRITE_EVENTS = text(
     f"WITH held AS ({_HELD} AND owner = :server AND {WORKED_ON} ORDER BY pk FOR SHARE), new AS ({_INSERT_HELD})"
     " SELECT pk FROM held"
@@ -62,6 +68,16 @@ class RunEvent:
 
 #: The pk of a run, and a `seq` in it.
 Place = tuple[int, int]
+
+
+def created_event(run: RunRecord) -> RunEvent:
+    """What a stream of a run begins with."""
+    return RunEvent(run.pk, 1, _CREATED, "{}")
+
+
+async def add_created_event(session: Session, run_id: str) -> None:
+    """Of a run that a statement before this one adds, or starts."""
+    await session.post(_INSERT_CREATED, {"project_id": session.info["project_id"], "id": run_id, "type": _CREATED})
 
 
 async def add_events(session: Session, events: Sequence[RunEvent]) -> None:

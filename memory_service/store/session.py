@@ -22,7 +22,7 @@ from psycopg import AsyncConnection, AsyncCursor, adapters
 from psycopg.types.array import ListBinaryDumper
 from sqlalchemy.engine import IteratorResult, Result
 from sqlalchemy.engine.result import SimpleResultMetaData
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import TextClause
 
 #: Execution option: results come as Postgres holds them. A long `bytea` takes three times as long as text, in hexadecimal.
@@ -85,20 +85,23 @@ class Session:
         """Of functions in an `asyncio.gather`, what each posts and its first statement, in their order and in one round
         trip. Only one of them may have a second.
 
-        On request the commit goes with them: then they have their answers when it is done, nothing may be executed any
-        more, and what they raise of themselves undoes nothing."""
+        Nothing is sent when one of them raises before it asks. On request the commit goes with them: then they have their
+        answers when it is done, nothing may be executed any more, and what they raise from then on undoes nothing."""
         asked: list[_Asked] = []
         self._asked = asked
         try:
             await asyncio.sleep(0)  # until each has said what it asks
             self._asked = None
+            await asyncio.sleep(0)  # until it is known of one that raised instead
+            if reads.done() and (error := reads.exception()):
+                raise error
             last = [Statement("COMMIT")] if commit else []
             cursors = await self._send(*(statement for statement, _ in asked), *last)
             self._is_committed = commit
         except asyncio.CancelledError:
             reads.cancel()
             raise
-        except SQLAlchemyError as error:
+        except Exception as error:
             for _, answer in asked:
                 if answer:
                     answer.set_exception(error)

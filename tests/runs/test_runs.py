@@ -100,6 +100,16 @@ def test_what_is_refused(thread: Runs, provider: ScriptedProvider, body: Any, fi
     assert provider.asked == []
 
 
+def test_of_a_run_whose_message_does_not_fit_the_thread_nothing_stays(thread: Runs) -> None:
+    message = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "unheard_of", "content": "x"}]}
+    body = {"model": thread.model, "message": message}
+    once = {"idempotency-key": "once"}
+    refused = thread.ask("POST", f"{thread.path}/runs", body, status=422, **once)["error"]
+    assert refused["code"] == "orphaned_tool_result"
+    assert thread.ask("GET", f"{thread.path}/runs")["data"] == thread.messages() == []
+    assert thread.ask("POST", f"{thread.path}/runs", {**body, "message": "Hello?", "wait": True}, **once)["reply"]
+
+
 def test_a_prompt_that_does_not_fit_fails_the_run(thread: Runs) -> None:
     run = thread.run("word " * 3_000, max_prompt_tokens=100, wait=True)
     assert (run["status"], run["last_error"]["code"]) == ("failed", "prompt_too_large")

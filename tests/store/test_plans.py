@@ -250,7 +250,7 @@ def test_append(filled: str) -> None:
         await idempotency.record(session, call, Answer(201, "{}"), NOW)
 
     found = explain(filled, 1, use)
-    assert len(found) == 2 * 6, "one statement each: claim, find, lock, message with index and tail, tool calls, record"
+    assert len(found) == 2 * 5, "one statement each: claim, find, lock, message with index, tail and tool calls, record"
     by_index(found, pages=30)
 
 

@@ -156,6 +156,21 @@ def test_what_fails_before_the_commit_keeps_all_from_being_committed(within: Wit
     within(body)
 
 
+def test_who_raises_before_it_asks_keeps_all_from_being_sent(within: Within) -> None:
+    async def refuse() -> None:
+        raise ZeroDivisionError
+
+    async def body(db: Database) -> None:
+        async with db.transaction(None) as session:
+            noting = session.execute(NOTE, {"number": 1}), refuse(), session.post(NOTE, {"number": 2})
+            with pytest.raises(ZeroDivisionError):
+                await session.together(asyncio.gather(*noting), commit=True)
+            await session.post(NOTE, {"number": 3})
+        assert await notes(db) == [3]
+
+    within(body)
+
+
 def test_the_error_of_one_of_them(within: Within) -> None:
     async def one_is_wrong(db: Database) -> None:
         async with db.transaction(None) as session:
