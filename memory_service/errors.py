@@ -65,6 +65,10 @@ class Conflict(MemoryServiceError):
     code = "conflict"
 
 
+class ThreadMoved(Conflict):
+    code = "thread_moved"
+
+
 class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
 

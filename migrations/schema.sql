@@ -48,6 +48,17 @@ BEGIN
     EXECUTE format('GRANT TRUNCATE ON %s TO memory_worker', vectors);
 END $_$;
 
+CREATE FUNCTION memory.expect_thread(of_pk bigint, of_version bigint, of_run text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+        BEGIN
+            PERFORM FROM memory.threads
+            WHERE pk = of_pk AND version = of_version AND active_run_id IS NOT DISTINCT FROM of_run FOR UPDATE;
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'the thread moved' USING ERRCODE = 'MM001';
+            END IF;
+        END $$;
+
 CREATE FUNCTION memory.find_key(sought bytea) RETURNS text[]
     LANGUAGE plpgsql
     AS $$

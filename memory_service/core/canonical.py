@@ -67,6 +67,20 @@ def dumps(value: Any) -> str:
     return write(value) if write else _dumps_other(value)
 
 
+def dumps_own(value: Any) -> str:
+    """As `dumps`, ten times as fast, of what is our own: there are no Number, no Raw and no mapping but a dict in it."""
+    return _OWN.encode(value)
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+_OWN = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"), default=_fields_of
+)
+
+
 def _dumps_object(value: Mapping[str, Any]) -> str:
     # Strings, which are most of what there is, without another call.
     return (
@@ -90,7 +104,7 @@ def _dumps_other(value: Any) -> str:
     if isinstance(value, list | tuple):
         return _dumps_array(value)
     if is_dataclass(value):
-        return _dumps_object({field.name: getattr(value, field.name) for field in fields(value)})
+        return _dumps_object(_fields_of(value))
     return json.dumps(value, allow_nan=False)
 
 

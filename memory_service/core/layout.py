@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from typing import NamedTuple
 
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import Kept
@@ -62,8 +63,7 @@ class StablePart:
         return scale.ceil(self.system_counts) + scale.per_request, scale.ceil(self.tool_counts)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A content block in its place. `json` is its canonical text."""
 
     role: str

@@ -92,6 +92,7 @@ def assemble(
     `others` are the thread's other lanes by their keys, newest first. `shared_sent_at`: when (epoch seconds) any thread
     last sent a prompt that shares this one's first part.
     """
+    opened_at = window.open_turn.first_seq
     pieces = render_pieces(window.turns, volatile, window.kept)
     tokens = _section_tokens(request, stable, window, volatile, scale)
     positions = locate(
@@ -100,12 +101,12 @@ def assemble(
         (tokens.system, tokens.tools),
         _message_tokens(window, scale),
         {
-            window.open_turn.first_seq: volatile.tokens,
+            opened_at: volatile.tokens,
             **{kept.first_seq: scale.tokens(kept.counts) for kept in window.kept},
         },
     )
     markable = _markable(request, pieces)
-    history_end = max((i for i in markable if pieces[i].seq < window.open_turn.first_seq), default=-1)
+    history_end = max((i for i in markable if pieces[i].seq < opened_at), default=-1)
     prefix_end = max(markable, default=-1) if window.loop_tail else history_end
     tail = Tail(pieces[history_end].seq, now) if history_end >= 0 else None
     layout = _mark(request, stable, pieces, markable, window, lane, history_end, now)

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import inf
+from typing import NamedTuple
 
 from memory_service.core.pricing import CacheRule, Model
 
@@ -23,8 +24,7 @@ RESPONSE_BEGINS_SECONDS = 1.0
 _KEPT_ENTRIES = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A place where a prefix can end: the digest of all up to it, and the estimated tokens up to it."""
 
     digest: str
@@ -87,9 +87,8 @@ def predict(
     # A cache of longest prefixes can be met at any earlier place; the breakpoints are where the next prompt turns off.
     held = sorted({*cacheable, *(breakpoints if longest_prefix else ()), *([read_at] if read_at >= 0 else [])})
     places = [positions[i] for i in held]
-    fresh = tuple(_kept_on(alive.get(p.digest), p, model.cache_rule, ttl_seconds, now) for p in places)
-    kept = tuple(e for e in alive.values() if e.digest not in {f.digest for f in fresh})
-    return Prediction(read, written, max(0, total_tokens - read - written)), (*kept, *fresh)[-_KEPT_ENTRIES:]
+    fresh = tuple(_kept_on(alive.pop(p.digest, None), p, model.cache_rule, ttl_seconds, now) for p in places)
+    return Prediction(read, written, max(0, total_tokens - read - written)), (*alive.values(), *fresh)[-_KEPT_ENTRIES:]
 
 
 def _kept_on(known: Entry | None, position: Position, rule: CacheRule, ttl_seconds: int | None, now: float) -> Entry:
@@ -107,7 +106,8 @@ def merge(held: Iterable[Sequence[Entry]], now: float) -> tuple[Entry, ...]:
     merged: dict[str, Entry] = {}
     for entry in chain.from_iterable(held):
         if entry.is_alive(now):
-            merged[entry.digest] = _joined(merged.pop(entry.digest, entry), entry)
+            known = merged.pop(entry.digest, None)
+            merged[entry.digest] = _joined(known, entry) if known else entry
     return tuple(merged.values())
 
 

@@ -214,8 +214,8 @@ def _hits(words: Words, scored: _Scored, similarity: Floats | None, documents: I
         documents.tolist(),
         words.corpus.seq[documents].tolist(),
         words.corpus.passage[documents].tolist(),
-        *([round(number, 4) for number in column[documents].tolist()] for column in figures),
-        [None if number != number else round(number, 4) for number in alike.tolist()],  # NaN differs from itself
+        *(np.round(column[documents], 4).tolist() for column in figures),
+        [None if number != number else number for number in np.round(alike, 4).tolist()],  # NaN differs from itself
         (~scored.speaks[documents]).tolist(),
     )
     return [Hit(*row) for row in zip(*columns, strict=True)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from math import ceil, sqrt
 from typing import Any, Self
 
@@ -108,7 +108,7 @@ class Observation:
         return [*self.counts.features(0)[1:], self.reported_tokens]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenEstimate:
     """Weights (tokens per request, message, latin token, other token, byte, image token) and their covariance.
 
@@ -131,7 +131,7 @@ class TokenEstimate:
     def calibrated(self) -> bool:
         return self.observations >= CALIBRATED_AFTER
 
-    @property
+    @cached_property
     def margin(self) -> float:
         """Share added to the plain estimate so that it is not exceeded."""
         if len(self.recent) < 3:

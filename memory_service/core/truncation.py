@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 StrategyType = Literal["auto", "last_messages", "disabled", "sliding"]
 TrimReason = Literal["over_ceiling", "cold", "last_messages"]
@@ -27,8 +27,7 @@ class TruncationStrategy:
         return f"{self.type}{kept}{':shorten_tool_results' if self.shorten_tool_results else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class TurnSize:
+class TurnSize(NamedTuple):
     """A turn as truncation sees it."""
 
     messages: int

@@ -109,7 +109,8 @@ async def call_model(runtime: Runtime, job: Job) -> Ending:
 
 
 async def _prompt(runtime: Runtime, job: Job, max_output_tokens: int | None) -> BuiltPrompt:
-    spec = replace(job.spec.prompt, max_output_tokens=max_output_tokens)
+    # The model that was settled when the run began, whatever its assistant says since.
+    spec = replace(job.spec.prompt, provider=job.run.provider, model=job.run.model, max_output_tokens=max_output_tokens)
     return await prompts.build(
         runtime, job.project_id, job.thread_id, spec, None, job.clock(), dry_run=False, call=None
     )

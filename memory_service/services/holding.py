@@ -59,6 +59,14 @@ async def read_newest(
     return messages, more_before
 
 
+def follow(runtime: Runtime, thread: ThreadRecord, appended: Sequence[MessageRecord]) -> None:
+    """Hold what was just appended to a thread, too: then the next prompt need not read it. `thread` is as it was before."""
+    held = runtime.held.find(HeldMessages, thread.pk, thread.edited_version)
+    if held is not None and held.last_seq == thread.last_seq:
+        more = held.followed_by(to_messages(appended), _sizes(appended), appended[-1].seq)
+        runtime.held.keep(thread.pk, more.within(_MESSAGES_BYTES))
+
+
 async def _up_to_date(runtime: Runtime, session: Session, thread: ThreadRecord) -> HeldMessages:
     """What is held of a thread's messages, with those that came after; nothing, where these are too many."""
     held = runtime.held.find(HeldMessages, thread.pk, thread.edited_version)

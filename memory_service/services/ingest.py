@@ -61,17 +61,21 @@ class Draft:
     openai: str | None = None
 
 
-async def prepare(runtime: Runtime, drafts: Sequence[Draft], now: datetime) -> list[NewMessage]:
-    """Do all that needs no transaction. Raises InvalidMessage naming the field and the remedy."""
+async def prepare(
+    runtime: Runtime, drafts: Sequence[Draft], now: datetime, *, findable: bool = True
+) -> list[NewMessage]:
+    """Do all that needs no transaction. What will not be stored need not be `findable`: by words or by vectors. Raises
+    InvalidMessage naming the field and the remedy."""
 
     def prepared() -> list[NewMessage]:
         checked = [_checked(draft) for draft in drafts]
         return [
-            _new_message(runtime.counter, draft, content, now) for draft, content in zip(drafts, checked, strict=True)
+            _new_message(runtime.counter, draft, content, now, findable=findable)
+            for draft, content in zip(drafts, checked, strict=True)
         ]
 
     messages = await asyncio.to_thread(prepared) if _is_long([draft.content for draft in drafts]) else prepared()
-    return await with_vectors(runtime, messages)
+    return await with_vectors(runtime, messages) if findable else messages
 
 
 def _is_long(waiting: list[Any]) -> bool:
@@ -120,7 +124,9 @@ def _checked(draft: Draft) -> tuple[Block, ...]:
     return check_content(draft.role, draft.content, f"{draft.field}content")
 
 
-def _new_message(counter: TextCounter, draft: Draft, content: Sequence[Block], now: datetime) -> NewMessage:
+def _new_message(
+    counter: TextCounter, draft: Draft, content: Sequence[Block], now: datetime, *, findable: bool = True
+) -> NewMessage:
     counts, thinking = counter.count(counted_text(content)), counter.count(thinking_text(content))
     text = content_text(content)
     return NewMessage(
@@ -135,7 +141,7 @@ def _new_message(counter: TextCounter, draft: Draft, content: Sequence[Block], n
         created_at=draft.created_at or now,
         status=draft.status,
         run_id=draft.run_id,
-        entry=index_entry(_ANY_SEQ, draft.role, text),
+        entry=index_entry(_ANY_SEQ, draft.role, text) if findable else b"",
         openai=draft.openai,
     )
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from memory_service.core import plan
 from memory_service.core.budget import default_limit
 from memory_service.core.canonical import dumps, loads
+from memory_service.core.lane import Lane
 from memory_service.core.layout import StablePart
 from memory_service.core.markup import document_text
 from memory_service.core.messages import Block, Message, extend_tail
@@ -89,6 +90,17 @@ class Plan:
     correction: float
 
 
+Learnt = tuple[dict[str, Lane], TokenEstimate | None]
+"""All lanes of a thread by their keys, newest first; and what was learnt of a model's tokens."""
+
+
+async def read_learnt(runtime: Runtime, session: Session, thread_id: str, spec: PromptSpec) -> Learnt | None:
+    """For the model that was asked for, if one was: then nothing else must be read before."""
+    if spec.model is None:
+        return None
+    return await prompt_store.get_learnt(session, thread_id, _provider_of(runtime, spec, spec.model), spec.model)
+
+
 async def outline(
     runtime: Runtime,
     session: Session,
@@ -97,9 +109,10 @@ async def outline(
     new: NewMessage | None,
     now: datetime,
     correction: float = 1.0,
+    learnt: Learnt | None = None,
 ) -> Outline:
     """Plan the next prompt of a thread, with `new` as if it had been appended, up to what it will recall. `correction`
-    is by what the estimate was found to be too low for it.
+    is by what the estimate was found to be too low for it, `learnt` what `read_learnt` found.
 
     Raises NoUserMessage, PromptTooLarge, InvalidInput, InvalidMessage.
     """
@@ -107,9 +120,10 @@ async def outline(
     spec = with_defaults(spec, thread, assistant)
     request = settle(runtime, spec)
     stable = await stable_part(runtime, thread, assistant, spec)
-    lanes, learnt = await prompt_store.get_learnt(session, thread.pk, request.provider, request.model_name)
-    estimate = learnt or prior_estimate(request.model)
-    lane = lanes.pop(request.lane_key, None)
+    lanes, known = learnt or await prompt_store.get_learnt(session, thread.id, request.provider, request.model_name)
+    estimate = known or prior_estimate(request.model)
+    others = {key: lane for key, lane in lanes.items() if key != request.lane_key}
+    lane = lanes.get(request.lane_key)
     request = request.in_lane(lane, now.timestamp())
     shared = request.shared_digest(stable)
     shared_sent_at = await prompt_store.shared_sent_at(session, shared) if shared else None
@@ -131,7 +145,7 @@ async def outline(
         estimate.scaled(like=TokenCounts.total([stable.system_counts, stable.tool_counts, *shown])).times(correction),
         runtime.counter.count,
         lane=lane,
-        other_lanes=lanes,
+        other_lanes=others,
         shared_sent_at=shared_sent_at.timestamp() if shared_sent_at else None,
         recall=spec.recall or RecallSpec(),
         context=spec.context,
@@ -164,7 +178,7 @@ def settle(runtime: Runtime, spec: PromptSpec) -> Request:
         raise InvalidInput(
             "`model` is missing; name a model, or give the thread an assistant that has one.", field="model"
         )
-    provider = spec.provider or provider_of(runtime.models, name) or runtime.settings.default_provider
+    provider = _provider_of(runtime, spec, name)
     model = find_model(runtime.models, provider, name)
     _check_sold_by(runtime.models, provider, name)
     max_output_tokens = spec.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
@@ -180,6 +194,10 @@ def settle(runtime: Runtime, spec: PromptSpec) -> Request:
         strategy=spec.strategy or TruncationStrategy(),
         ttl=spec.ttl,
     )
+
+
+def _provider_of(runtime: Runtime, spec: PromptSpec, name: str) -> str:
+    return spec.provider or provider_of(runtime.models, name) or runtime.settings.default_provider
 
 
 def at_most(runtime: Runtime, spec: PromptSpec, prompt_tokens: int) -> PromptSpec:

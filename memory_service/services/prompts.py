@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 
-from memory_service.core.canonical import dumps
+from memory_service.core.canonical import dumps, dumps_own
 from memory_service.core.tokens import Observation
+from memory_service.errors import ThreadMoved
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, rebuilding
 from memory_service.services.estimates import Count, count, is_unsure, teach, too_large
 from memory_service.services.explaining import BuiltPrompt, Counts, rebuild_facts, show
-from memory_service.services.planning import Outline, Plan, PromptSpec, complete, outline, recall
+from memory_service.services.holding import follow
+from memory_service.services.planning import Outline, Plan, PromptSpec, complete, outline, read_learnt, recall
 from memory_service.services.recall import Question, ask
 from memory_service.store import idempotency
 from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import NewMessage
-from memory_service.store.threads import ThreadRecord, get_thread
+from memory_service.store.threads import ThreadRecord, expect_unchanged, get_thread
 from memory_service.telemetry import metrics
 
 _PLANNED_WITHOUT_LOCK = 2
@@ -45,23 +49,27 @@ async def build(
     Planned outside the thread's lock, and again when the thread moved meanwhile; the third time under the lock, so that
     a busy thread cannot starve anybody. A repeated `call` gets the first call's prompt. `dry_run` changes nothing.
     """
-    prepared = await ingest.prepare(runtime, [message] if message else [], now)
+    prepared = await ingest.prepare(runtime, [message] if message else [], now, findable=not dry_run)
     new = prepared[0] if prepared else None
     question: Question | None = None
     correction = 1.0
     active = await runtime.embedders.active()
     for _ in range(1 if dry_run else _PLANNED_WITHOUT_LOCK):
         async with runtime.db.read_only(project_id) as session:
-            thread = await get_thread(session, thread_id)
-            earlier = await idempotency.find(session, call, now) if call and not dry_run else None
-            outlined = None if earlier else await outline(runtime, session, thread, spec, new, now, correction)
+            thread, learnt, earlier = await session.together(
+                asyncio.gather(
+                    get_thread(session, thread_id),
+                    read_learnt(runtime, session, thread_id, spec),
+                    _find_earlier(session, None if dry_run else call, now),
+                )
+            )
+            if earlier:
+                break
+            outlined = await outline(runtime, session, thread, spec, new, now, correction, learnt)
             planned = None
-            if outlined and active.is_inline:  # not worth giving the connection back
+            if active.is_inline:  # not worth giving the connection back
                 question = await _ask(runtime, outlined, question)
                 planned = await _complete_in(runtime, session, outlined, question, now)
-        if outlined is None:
-            assert earlier
-            return await _answer_again(runtime, project_id, thread_id, earlier.body)
         if planned is None:
             question = await _ask(runtime, outlined, question)
             planned = await _complete(runtime, project_id, outlined, question, now)
@@ -69,11 +77,12 @@ async def build(
         correction = planned.correction
         if dry_run:
             return show(planned, counts, None, now)
-        async with runtime.db.transaction(project_id) as session:
-            thread = await get_thread(session, thread_id, lock=True)
-            if call and (earlier := await idempotency.claim(session, call, now)):
-                break
-            if thread.version == planned.thread.version:
+        with suppress(ThreadMoved):
+            async with runtime.db.transaction(project_id) as session:
+                await expect_unchanged(session, planned.thread)
+                earlier = await idempotency.claim(session, call, now) if call else None
+                if earlier:
+                    break
                 return await _store(runtime, session, planned, counts, new, call, now)
     else:
         async with runtime.db.transaction(project_id) as session:
@@ -85,6 +94,10 @@ async def build(
                 return await _store(runtime, session, planned, counts, new, call, now)
     assert earlier
     return await _answer_again(runtime, project_id, thread_id, earlier.body)
+
+
+async def _find_earlier(session: Session, call: IdempotentCall | None, now: datetime) -> Answer | None:
+    return await idempotency.find(session, call, now) if call else None
 
 
 async def _ask(runtime: Runtime, outlined: Outline, asked: Question | None) -> Question | None:
@@ -170,10 +183,24 @@ async def _store(
     now: datetime,
 ) -> BuiltPrompt:
     """Message, plan and lane, in the caller's transaction, which holds the thread's row."""
-    thread, prompt = planned.thread, planned.prompt
-    if new is not None:
-        await ingest.append(session, thread, [new], ["message."])
     shown = show(planned, counts, new_id("prompt", now), now)
+    if seen := [Observation(plan.prompt.counts, counted.tokens) for plan, counted in counts if counted.tokens]:
+        await teach(session, runtime, planned.request.provider, planned.request.model_name, seen, now)
+    on_commit(session, lambda: _count(planned))
+    writing = _write(session, planned, counts, shown, call, now)
+    if new is None:
+        await writing
+    else:
+        appending = ingest.append(session, planned.thread, [new], ["message."])
+        records, _ = await session.together(asyncio.gather(appending, writing), commit=True)
+        on_commit(session, lambda: follow(runtime, planned.thread, records))
+    return shown
+
+
+async def _write(
+    session: Session, planned: Plan, counts: Counts, shown: BuiltPrompt, call: IdempotentCall | None, now: datetime
+) -> None:
+    thread, prompt = planned.thread, planned.prompt
     stable = prompt.layout.stable
     assert shown.id
     await prompt_store.add_prompt(
@@ -183,21 +210,17 @@ async def _store(
         lane_key=planned.request.lane_key,
         stable_digest=stable.digest,
         stable_text=dumps([stable.tools, stable.shared, stable.own]),
-        plan=dumps({**shown.explanation, "rebuild": rebuild_facts(planned, counts)}),
-        volatile=dumps(replace(prompt.volatile, recalled=())),  # the plan lists them
+        plan=dumps_own({**shown.explanation, "rebuild": rebuild_facts(planned, counts)}),
+        volatile=dumps_own(replace(prompt.volatile, recalled=())),  # the plan lists them
         shared_digest=planned.request.shared_digest(stable),
         recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
         now=now,
     )
     lane = prompt.lane.stored_with(shown.id)
     await prompt_store.save_lane(session, thread.pk, planned.request.lane_key, lane, now)
-    if seen := [Observation(plan.prompt.counts, counted.tokens) for plan, counted in counts if counted.tokens]:
-        await teach(session, runtime, planned.request.provider, planned.request.model_name, seen, now)
     if call:
         # The id is answer enough: the prompt is rebuilt from it, and storing requests would grow quadratically.
         await idempotency.record(session, call, Answer(201, shown.id), now)
-    on_commit(session, lambda: _count(planned))
-    return shown
 
 
 def _count(planned: Plan) -> None:

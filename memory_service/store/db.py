@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from memory_service.errors import DatabaseNotReady, InvalidInput, Unavailable
+from memory_service.errors import DatabaseNotReady, InvalidInput, ThreadMoved, Unavailable
 from memory_service.store.session import IN_BINARY, InBinary, Session, Statement, noted, on_commit, send, wrapped
 
 __all__ = ["IN_BINARY", "ROLES", "SCHEMA", "Database", "InBinary", "PoolUsage", "Role", "Session", "on_commit"]
@@ -45,6 +45,7 @@ _AWAY = ("08", "57", "53")
 _CROWDED = ("55P03", "40P01", "40001")
 # What a server says that will serve soon. (An error at connecting has no SQLSTATE.)
 _NOT_YET = ("starting up", "shutting down", "in recovery mode", "not accepting connections", "too many clients")
+_MOVED = "MM001"  # raised by expect_thread()
 _NOT_TEXT = ("22021", "22P05")  # what the encoding cannot hold
 
 
@@ -258,6 +259,8 @@ def _explanation(error: DBAPIError) -> Exception:
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     if error.connection_invalidated or _is_connection_error(error, sqlstate):
         return Unavailable("The database cannot be reached at the moment; try again.")
+    if sqlstate == _MOVED:
+        return ThreadMoved("The thread was written to meanwhile; try again.")
     if sqlstate in _CROWDED:
         return Unavailable("Too many requests wait for the same thread; try again.")
     if sqlstate in _NOT_TEXT:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
-from memory_service.core.canonical import dumps
+from memory_service.core.canonical import dumps_own
 from memory_service.core.lane import MAX_LANES, Lane
 from memory_service.core.tokens import TokenEstimate
 from memory_service.errors import NotFound
@@ -59,18 +59,20 @@ async def get_lane(session: Session, thread_pk: int, key: str) -> Lane | None:
 
 
 async def get_learnt(
-    session: Session, thread_pk: int, provider: str, model: str
+    session: Session, thread_id: str, provider: str, model: str
 ) -> tuple[dict[str, Lane], TokenEstimate | None]:
     """All lanes of a thread by their keys, newest first; and what was learnt of a model's tokens."""
     rows = await session.rows(
         text(
             "SELECT lane.key, lane.state, estimate.state FROM (SELECT) AS one"
-            " LEFT JOIN lanes lane ON lane.thread_pk = :thread_pk LEFT JOIN token_estimates estimate"
+            " LEFT JOIN lanes lane ON lane.thread_pk ="
+            " (SELECT pk FROM threads WHERE project_id = :project_id AND id = :thread_id)"
+            " LEFT JOIN token_estimates estimate"
             " ON estimate.project_id = :project_id AND estimate.provider = :provider AND estimate.model = :model"
             " ORDER BY lane.updated_at DESC, lane.key"
         ),
         {
-            "thread_pk": thread_pk,
+            "thread_id": thread_id,
             "project_id": session.info["project_id"],
             "provider": provider,
             "model": model,
@@ -96,7 +98,7 @@ async def save_lane(session: Session, thread_pk: int, key: str, lane: Lane, now:
             "thread_pk": thread_pk,
             "key": key,
             "project_id": session.info["project_id"],
-            "state": dumps(lane),
+            "state": dumps_own(lane),
             "now": now,
             "others": MAX_LANES - 1,
         },
@@ -114,7 +116,7 @@ async def mark_edited(session: Session, thread_pk: int, seq: int, *, deleted: bo
             {
                 "thread_pk": thread_pk,
                 "key": key,
-                "state": dumps(Lane.from_json(json.loads(state)).after_edit(seq, deleted=deleted)),
+                "state": dumps_own(Lane.from_json(json.loads(state)).after_edit(seq, deleted=deleted)),
             },
         )
 
@@ -298,7 +300,7 @@ async def save_estimate(session: Session, provider: str, model: str, estimate: T
             "project_id": session.info["project_id"],
             "provider": provider,
             "model": model,
-            "state": dumps(estimate.to_json()),
+            "state": dumps_own(estimate.to_json()),
             "now": now,
         },
     )

@@ -151,6 +151,14 @@ async def get_thread(session: Session, id: str, *, lock: bool = False) -> Thread
     return _thread(row)
 
 
+async def expect_unchanged(session: Session, thread: ThreadRecord) -> None:
+    """Hold a thread's row, as `lock` does, if it is still as it was read; otherwise the transaction raises ThreadMoved."""
+    await session.post(
+        text("SELECT expect_thread(:pk, :version, :run_id)"),
+        {"pk": thread.pk, "version": thread.version, "run_id": thread.active_run_id},
+    )
+
+
 async def list_threads(
     session: Session, query: PageQuery, *, user_id: str | None, metadata: Mapping[str, str]
 ) -> Page[ThreadRecord]:

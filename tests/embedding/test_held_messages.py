@@ -168,6 +168,10 @@ def test_what_is_held_is_not_read_again(home: Home, sent: list[str], monkeypatch
         await home.write(runtime, "One more.", thread=writers.thread)
         await writers.prompt(runtime, SPECS[1], dry_run=True)
         assert len([sql for sql in read() if "seq >=" in sql]) == 1
+        sent.clear()
+        for _ in range(2):  # what the first appends
+            await writers.prompt(runtime, replace(SPECS[1], recall=None), dry_run=False)
+        assert not [sql for sql in read() if "seq >=" in sql]
 
     home.run(use, HashingEmbedder(inline=True))
 

@@ -309,7 +309,7 @@ READS: dict[str, tuple[Read, int]] = {
     "lane": (of_long_thread(lambda s, t: prompts.get_lane(s, t, "unknown")), 10),
     "estimates": (prompts.list_estimates, 20),
     "shared part": (lambda s: prompts.shared_sent_at(s, "shared"), 10),
-    "lanes and estimate": (of_long_thread(lambda s, t: prompts.get_learnt(s, t, "anthropic", "unknown")), 20),
+    "lanes and estimate": (lambda s: prompts.get_learnt(s, "thread_0", "anthropic", "unknown"), 20),
     "stable text": (of_long_thread(lambda s, t: prompts.get_stable_text(s, t, "digest")), 10),
     "newest threads": (lambda s: threads.list_threads(s, PageQuery(20, "desc"), user_id=None, metadata={}), 30),
     "threads after one": (
