@@ -97,16 +97,16 @@ async def report_usage(context: Ctx, thread_id: str, prompt_id: str, body: schem
 
     async def report(session: Session) -> Any:
         reply = prepared[0] if prepared else None
-        thread = await get_thread(session, thread_id, lock=True)
         reported = await usage.report(
             context.runtime,
             session,
-            thread,
-            await prompt_store.get_prompt(session, thread.pk, prompt_id),
+            thread_id,
+            prompt_id,
             body.usage,
             reply,
             context.now,
             diagnostics=body.diagnostics,
+            commit=context.call is None,
         )
         return render.usage_report(reported, context.runtime.models)
 

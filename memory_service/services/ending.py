@@ -12,19 +12,22 @@ from datetime import datetime
 from uuid import UUID
 
 from memory_service.core.canonical import dumps
+from memory_service.core.lane import Lane
+from memory_service.core.messages import Tail, extend_tail
 from memory_service.core.pricing import find_model
 from memory_service.core.runs import Spent, tool_calls, unanswered
+from memory_service.core.tokens import TokenEstimate
 from memory_service.core.usage import ReportedUsage, cost_of
 from memory_service.errors import NotFound
 from memory_service.runtime import Runtime
 from memory_service.services import ingest, usage
 from memory_service.services.calling import Ending, Job, text_blocks
 from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
-from memory_service.store import run_events
+from memory_service.store import prompts, run_events
 from memory_service.store import runs as store
 from memory_service.store.db import Session
 from memory_service.store.messages import MessageRecord, NewMessage
-from memory_service.store.prompts import PromptRecord, get_prompt
+from memory_service.store.prompts import PromptRecord
 from memory_service.store.run_events import RunEvent
 from memory_service.store.runs import RunRecord, Stray
 from memory_service.store.threads import ThreadRecord, get_thread
@@ -56,13 +59,7 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
     prepared = await ingest.prepare(runtime, [draft] if content else [], now)
     async with runtime.db.transaction(job.project_id) as session:
         try:
-            thread, run, prompt = await session.together(
-                asyncio.gather(
-                    get_thread(session, job.thread_id, lock=True),
-                    store.get_run(session, job.run.thread_pk, job.run.id),
-                    _reported_prompt(session, job, ending),
-                )
-            )
+            thread, run, prompt, lane, estimate = await _hold(session, job, ending)
         except NotFound:
             return None
         is_ours = run.owner == server and run.status in _WORKED_ON
@@ -70,52 +67,87 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
             return None
         if run.status == "cancelling" and ending.status == "requires_action":
             ending = replace(ending, status="cancelled")
-        kept = await _keep(runtime, session, thread, job, ending, prompt, prepared[0] if prepared else None, now)
-        settling = _settle(runtime, session, job, run, ending, kept, now)
-        run, queued = await session.together(asyncio.gather(settling, store.count_queued(session, job.thread_id)))
-        written = [*events, *closing_events(run, kept, job.log.last_seq)]
-        await run_events.add_events(session, written)
-        return Ended(written, run.ended and queued > 0)
+        known = None
+        if prompt and ending.reply and ending.reply.usage:
+            reply = prepared[0] if prepared else None
+            known = await usage.check(session, prompt, lane, estimate, ending.reply.usage, reply)
+        earlier = known.reply if known else None
+        added = _added(runtime, thread, job, ending, [] if earlier else prepared, now)
+        message_ids = [message.id for message in ([earlier] if earlier else prepared)]
+        closing = closing_events(run.pk, ending.status, message_ids, job.log.last_seq)
+        appended, run, queued, _, _ = await session.together(
+            asyncio.gather(
+                ingest.append(session, thread, added, ["message."] * len(added)),
+                _settle(runtime, session, job, run, ending, message_ids, now),
+                store.count_queued(session, job.thread_id),
+                _report(runtime, session, thread, job, ending, known, prepared, now),
+                run_events.add_events(session, [*events, *closing]),
+            ),
+            commit=True,
+        )
+        kept = earlier or (appended[0] if prepared else None)
+        if kept or not run.message_ids:
+            closing = [replace(event, run=run, message=kept) for event in closing]
+        return Ended([*events, *closing], run.ended and queued > 0)
 
 
-async def _reported_prompt(session: Session, job: Job, ending: Ending) -> PromptRecord | None:
-    """The prompt whose usage the provider reported."""
+async def _hold(
+    session: Session, job: Job, ending: Ending
+) -> tuple[ThreadRecord, RunRecord, PromptRecord | None, Lane | None, TokenEstimate | None]:
+    """What the end is written on, behind the lock of the thread's row; the latter three where the provider reported what it
+    used. Raises NotFound."""
+    thread, run = get_thread(session, job.thread_id, lock=True), store.get_run(session, job.run.thread_pk, job.run.id)
     if not (ending.reply and ending.reply.usage and job.prompt and job.prompt.id):
-        return None
-    return await get_prompt(session, job.run.thread_pk, job.prompt.id)
+        return *(await session.together(asyncio.gather(thread, run))), None, None, None
+    explained = job.prompt.explanation
+    return await session.together(
+        asyncio.gather(
+            thread,
+            run,
+            prompts.get_prompt(session, job.run.thread_pk, job.prompt.id),
+            prompts.lane_of(session, job.prompt.id),
+            prompts.get_estimate(session, explained["provider"], explained["model"], lock=True),
+        )
+    )
 
 
-async def _keep(
+def _added(
+    runtime: Runtime, thread: ThreadRecord, job: Job, ending: Ending, reply: Sequence[NewMessage], now: datetime
+) -> list[NewMessage]:
+    """What is to be appended: the reply, if there is one, and results for those of its calls that nobody will answer.
+    Raises InvalidMessage."""
+    left = ending.status == "requires_action" or (ending.status == "completed" and job.spec.leaves_calls)
+    if left or not (ending.reply and tool_calls(ending.reply.content)):
+        return [*reply]
+    tail = thread.tail
+    for message in reply:
+        tail = extend_tail(tail, message.role, message.outline, "message.content")
+    return [*reply, *_results(runtime, tail, job.run.id, "This call was not executed.", now)]
+
+
+async def _report(
     runtime: Runtime,
     session: Session,
     thread: ThreadRecord,
     job: Job,
     ending: Ending,
-    prompt: PromptRecord | None,
-    reply: NewMessage | None,
+    known: usage.Known | None,
+    reply: Sequence[NewMessage],
     now: datetime,
-) -> MessageRecord | None:
-    """The reply, whole or in part, and what the provider reported for it."""
-    kept = None
-    if prompt and ending.reply and ending.reply.usage:
-        reported = await usage.report(
+) -> None:
+    """Post what the provider reported, if it did."""
+    if known and ending.reply and ending.reply.usage:
+        await usage.write(
             runtime,
             session,
             thread,
-            prompt,
+            known,
             ending.reply.usage,
-            reply,
+            known.reply_seq(thread, reply[0] if reply else None),
             now,
             run_id=job.run.id,
             diagnostics=ending.reply.diagnostics,
         )
-        kept = reported.reply
-    elif reply is not None:
-        (kept,) = await ingest.append(session, thread, [reply], ["message."])
-    left = ending.status == "requires_action" or (ending.status == "completed" and job.spec.leaves_calls)
-    if ending.reply and tool_calls(ending.reply.content) and not left:
-        await answer_open_calls(runtime, session, job.thread_id, job.run.id, "This call was not executed.", now)
-    return kept
 
 
 async def _settle(
@@ -124,7 +156,7 @@ async def _settle(
     job: Job,
     run: RunRecord,
     ending: Ending,
-    kept: MessageRecord | None,
+    message_ids: Sequence[str],
     now: datetime,
 ) -> RunRecord:
     waits = ending.status == "requires_action"
@@ -142,7 +174,7 @@ async def _settle(
         expires_in_seconds=job.spec.tool_timeout_seconds if waits else None,
         ended_at=None if waits else now,
         prompt_ids=[job.prompt.id] if job.prompt and job.prompt.id else [],
-        message_ids=[kept.id] if kept else [],
+        message_ids=message_ids,
     )
     metrics.RUNS.labels(run.provider, run.status).inc()
     return run
@@ -217,7 +249,8 @@ async def _end_by(
         ended_at=now,
         message_ids=[record.id for record in kept],
     )
-    await run_events.add_events(session, closing_events(ended, kept[0] if kept else None, last_seq))
+    told = [record.id for record in kept]
+    await run_events.add_events(session, closing_events(run.pk, status, told, last_seq))
     metrics.RUNS.labels(run.provider, status).inc()
     return ended
 
@@ -227,14 +260,20 @@ async def answer_open_calls(
 ) -> None:
     """Put results for the calls that nobody will answer into the thread, which could not go on without them."""
     thread = await get_thread(session, thread_id)
-    if thread.open_tool_use_ids:
-        draft = ingest.Draft("user", unanswered(thread.open_tool_use_ids, why), "message.", {}, run_id=run_id)
-        await ingest.append(session, thread, [ingest.prepare_one(runtime.counter, draft, now)], ["message."])
+    results = _results(runtime, thread.tail, run_id, why, now)
+    await ingest.append(session, thread, results, ["message."] * len(results))
 
 
-def closing_events(run: RunRecord, kept: MessageRecord | None, last_seq: int) -> list[RunEvent]:
+def _results(runtime: Runtime, tail: Tail, run_id: str, why: str, now: datetime) -> list[NewMessage]:
+    """A message with results for the calls that are open, if there are any."""
+    if not tail.open_tool_use_ids:
+        return []
+    draft = ingest.Draft("user", unanswered(tail.open_tool_use_ids, why), "message.", {}, run_id=run_id)
+    return [ingest.prepare_one(runtime.counter, draft, now)]
+
+
+def closing_events(run_pk: int, status: str, message_ids: Sequence[str], last_seq: int) -> list[RunEvent]:
     """What a stream of a run ends with. Whoever reads it from the database reads run and message again."""
-    told = [("message.completed", {"message_id": kept.id})] if kept else []
-    told.append((f"run.{run.status}", {}))
-    known = (run, kept) if kept or not run.message_ids else (None, None)
-    return [RunEvent(run.pk, last_seq + i, type_, dumps(content), *known) for i, (type_, content) in enumerate(told, 1)]
+    told = [("message.completed", {"message_id": id_}) for id_ in message_ids[:1]]
+    told.append((f"run.{status}", {}))
+    return [RunEvent(run_pk, last_seq + i, type_, dumps(content)) for i, (type_, content) in enumerate(told, 1)]

@@ -68,6 +68,19 @@ async def teach(
 ) -> None:
     """Let a model's estimate learn; in the caller's transaction."""
     held = await prompt_store.get_estimate(session, provider, model, lock=True)
+    await teach_held(session, runtime, provider, model, held, seen, now)
+
+
+async def teach_held(
+    session: Session,
+    runtime: Runtime,
+    provider: str,
+    model: str,
+    held: TokenEstimate | None,
+    seen: Sequence[Observation],
+    now: datetime,
+) -> None:
+    """As `teach`, of an estimate that this transaction has read and locked. It posts what it writes."""
     estimate: TokenEstimate = held or prior_estimate(find_model(runtime.models, provider, model))
     for observation in seen:
         estimate = estimate.observe(observation.counts, observation.reported_tokens)

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from memory_service.core.canonical import loads
-from memory_service.errors import InvalidInput, MemoryServiceError, NotFound, NoUserMessage, Unavailable
+from memory_service.errors import Conflict, InvalidInput, MemoryServiceError, NotFound, NoUserMessage, Unavailable
 from memory_service.runtime import Runtime, new_id, now_utc
 from memory_service.services import ingest
 from memory_service.services.calling import Ending, Job, call_model, error_of
@@ -307,7 +307,7 @@ def _without(ending: Ending, job: Job, error: Exception) -> Ending:
     """For an end that could not be written: without what most likely stood in the way, so that the run does end."""
     if ending.reply is None:
         job.heard.clear()
-    if isinstance(error, InvalidInput):
+    if isinstance(error, (InvalidInput, Conflict)):
         return Ending("failed", error=error_of(error))
     logger.exception("a reply could not be kept", extra={"fields": {"run": job.run.id}}, exc_info=error)
     return Ending("failed", error=error_of(MemoryServiceError("The reply could not be kept; the log says more.")))

@@ -50,10 +50,14 @@ class PromptRecord:
     sent_at: datetime | None
 
 
-async def get_lane(session: Session, thread_pk: int, key: str) -> Lane | None:
+async def lane_of(session: Session, prompt_id: str) -> Lane | None:
+    """The lane that a prompt was built in."""
     state = await session.scalar(
-        text("SELECT state FROM lanes WHERE thread_pk = :thread_pk AND key = :key"),
-        {"thread_pk": thread_pk, "key": key},
+        text(
+            "SELECT l.state FROM prompts p JOIN lanes l ON l.thread_pk = p.thread_pk AND l.key = p.lane_key"
+            " WHERE p.project_id = :project_id AND p.id = :id"
+        ),
+        {"project_id": session.info["project_id"], "id": prompt_id},
     )
     return None if state is None else Lane.from_json(json.loads(state))
 
@@ -184,14 +188,24 @@ async def shared_sent_at(session: Session, shared_digest: str) -> datetime | Non
 
 async def get_prompt(session: Session, thread_pk: int, id: str) -> PromptRecord:
     """Raises NotFound."""
+    return of_thread(await find_prompt(session, id), thread_pk, id)
+
+
+async def find_prompt(session: Session, id: str) -> PromptRecord | None:
+    """For who does not know the thread's pk yet."""
     found = await session.execute(
-        text(f"SELECT {_PROMPT} FROM prompts WHERE project_id = :project_id AND id = :id AND thread_pk = :thread_pk"),
-        {"project_id": session.info["project_id"], "id": id, "thread_pk": thread_pk},
+        text(f"SELECT {_PROMPT} FROM prompts WHERE project_id = :project_id AND id = :id"),
+        {"project_id": session.info["project_id"], "id": id},
     )
     row = found.first()
-    if row is None:
+    return PromptRecord(*row) if row else None
+
+
+def of_thread(found: PromptRecord | None, thread_pk: int, id: str) -> PromptRecord:
+    """Raises NotFound when it is of another thread, or of none."""
+    if found is None or found.thread_pk != thread_pk:
         raise NotFound(f"There is no prompt {id[:64]!r} in this thread.", field="prompt_id")
-    return PromptRecord(*row)
+    return found
 
 
 async def volatile_of(session: Session, thread_pk: int, ids: Sequence[str]) -> dict[str, str]:

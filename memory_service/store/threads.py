@@ -252,11 +252,8 @@ async def delete_thread(session: Session, id: str) -> None:
     await session.execute(text("DELETE FROM threads WHERE pk = :pk"), {"pk": thread.pk})
 
 
-async def bump_version(session: Session, pk: int) -> int:
-    version = await session.scalar(
-        text("UPDATE threads SET version = version + 1 WHERE pk = :pk RETURNING version"), {"pk": pk}
-    )
-    return int(version or 0)
+async def bump_version(session: Session, pk: int) -> None:
+    await session.post(text("UPDATE threads SET version = version + 1 WHERE pk = :pk"), {"pk": pk})
 
 
 async def create_assistant(

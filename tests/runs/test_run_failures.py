@@ -8,7 +8,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.providers.scripted import ScriptedProvider, cut, early, malformed, ok, stall, status, stream_error
+from tests.providers.scripted import (
+    Asked,
+    Behaviour,
+    ScriptedProvider,
+    cut,
+    early,
+    malformed,
+    ok,
+    stall,
+    status,
+    stream_error,
+)
 from tests.runs.conftest import Runs
 
 
@@ -155,3 +166,24 @@ def test_a_thread_that_is_deleted_meanwhile(thread: Runs, provider: ScriptedProv
     thread.ask("DELETE", thread.path)
     assert thread.api.get(f"{thread.path}/runs/{run['id']}").status_code == 404
     assert Runs(thread.api).run(wait=True)["status"] == "completed"
+
+
+@pytest.mark.parametrize(("more", "status", "code"), [(0, "completed", None), (1, "failed", "usage_already_reported")])
+def test_its_prompt_is_reported_meanwhile(
+    thread: Runs, provider: ScriptedProvider, more: int, status: str, code: str | None
+) -> None:
+    """What the model says is kept in any case, and what it used is counted once."""
+    (first,) = thread.run(wait=True)["prompt_ids"]
+    usage = thread.ask("GET", f"{thread.path}/prompts/{first}")["usage"]
+
+    def reported(asked: Asked) -> Behaviour:
+        prompt, *_ = thread.ask("GET", f"{thread.path}/prompts")["data"]
+        told = {**usage, "output_tokens": usage["output_tokens"] + more}
+        thread.ask("POST", f"{thread.path}/prompts/{prompt['id']}/usage", {"usage": told})
+        return ok()
+
+    provider.respond = reported
+    run = thread.run("Again?", wait=True)
+    assert (run["status"], run["last_error"] and run["last_error"]["code"]) == (status, code)
+    assert thread.texts()[-1] == ("assistant", "Hello there.", "incomplete" if code else "completed")
+    assert thread.ask("GET", f"/v1/usage?thread_id={thread.path.rpartition('/')[2]}")["totals"]["calls"] == 2

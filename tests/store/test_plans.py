@@ -306,7 +306,7 @@ READS: dict[str, tuple[Read, int]] = {
         25,
     ),
     "estimate": (lambda s: prompts.get_estimate(s, "anthropic", "unknown"), 10),
-    "lane": (of_long_thread(lambda s, t: prompts.get_lane(s, t, "unknown")), 10),
+    "lane of a prompt": (lambda s: prompts.lane_of(s, "prompt_2500"), 15),
     "estimates": (prompts.list_estimates, 20),
     "shared part": (lambda s: prompts.shared_sent_at(s, "shared"), 10),
     "lanes and estimate": (lambda s: prompts.get_learnt(s, "thread_0", "anthropic", "unknown"), 20),
