@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
@@ -29,7 +28,8 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from memory_service.errors import DatabaseNotReady, InvalidInput, ThreadMoved, Unavailable
-from memory_service.store.session import IN_BINARY, InBinary, Session, Statement, noted, on_commit, send, wrapped
+from memory_service.store.driver import Connection, Statement
+from memory_service.store.session import IN_BINARY, InBinary, Session, noted, on_commit, send, wrapped
 
 __all__ = ["IN_BINARY", "ROLES", "SCHEMA", "Database", "InBinary", "PoolUsage", "Role", "Session", "on_commit"]
 
@@ -124,13 +124,12 @@ class Database:
         with _explained(), self._counted():
             pooled = await self._connection()
             try:
-                (cursor,) = await send(_driver(pooled), Statement(sql, parameters))
-                found = await cursor.fetchall()
+                (answer,) = await send(_driver(pooled), Statement(sql, parameters))
             except BaseException:
                 await asyncio.shield(_abandon(pooled))
                 raise
             pooled.close()
-            return found
+            return answer.rows
 
     @asynccontextmanager
     async def _session(self, project_id: int | None, *, read_only: bool) -> AsyncIterator[Session]:
@@ -196,10 +195,10 @@ class Database:
         await self._engine.dispose()
 
 
-async def _connect(*arguments: Any, **options: Any) -> AsyncConnection[Any]:
+async def _connect(*arguments: Any, **options: Any) -> Connection:
     """A new connection. Cancelled meanwhile, it is closed as soon as it is there; psycopg would leave it open until it is
     collected, beyond what the pool counts."""
-    connecting = asyncio.create_task(AsyncConnection.connect(*arguments, **options))
+    connecting = asyncio.create_task(Connection.connect(*arguments, **options))
     try:
         return await asyncio.shield(connecting)
     except asyncio.CancelledError:
@@ -207,18 +206,18 @@ async def _connect(*arguments: Any, **options: Any) -> AsyncConnection[Any]:
         raise
 
 
-def _close_unwanted(connecting: asyncio.Task[AsyncConnection[Any]]) -> None:
+def _close_unwanted(connecting: asyncio.Task[Connection]) -> None:
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().pgconn.finish()
 
 
-def _driver(pooled: PoolProxiedConnection) -> AsyncConnection[Any]:
+def _driver(pooled: PoolProxiedConnection) -> Connection:
     connection = pooled.driver_connection
-    assert isinstance(connection, AsyncConnection)
+    assert isinstance(connection, Connection)
     return connection
 
 
-def _is_over(connection: AsyncConnection[Any]) -> bool:
+def _is_over(connection: Connection) -> bool:
     """Whether an idle connection was closed at the other end: then there is something to read, to no question of ours."""
     try:
         looking = select.poll()

@@ -4,7 +4,7 @@ A round trip costs more than most statements. What nobody waits for the answer o
 does, or with the commit: so does the beginning of the transaction.
 
 SQLAlchemy writes the pool, the migrations and the statements' parameters as `:name`; statements themselves go to psycopg
-without it, which takes a third of the time.
+without it (see `driver`), which takes a small part of the time.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy
-from psycopg import AsyncConnection, AsyncCursor, adapters
+from psycopg import adapters
 from psycopg.types.array import ListBinaryDumper
 from sqlalchemy.engine import IteratorResult, Result
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import TextClause
+
+from memory_service.store.driver import Answer, Connection, Statement
 
 #: Execution option: results come as Postgres holds them. A long `bytea` takes three times as long as text, in hexadecimal.
 IN_BINARY = {"memory_in_binary": True}
@@ -34,14 +35,6 @@ _Results = TypeVar("_Results")
 # What is sent together is one transaction, of which these are local.
 _NAME = "SELECT set_config('memory.project_id', %(project_id)s, true)"
 _READ = f"{_NAME}, set_config('transaction_read_only', 'on', true)"
-
-
-class Statement(NamedTuple):
-    """In psycopg's spelling; rows come `binary` on request."""
-
-    sql: str
-    parameters: Mapping[str, Any] | None = None
-    binary: bool = False
 
 
 # As in SQLAlchemy's text(): no cast (`::`), and nothing behind a backslash.
@@ -59,14 +52,14 @@ text = lru_cache(maxsize=1_000)(sqlalchemy.text)
 
 
 #: A statement, and where its answer goes, if anywhere.
-_Asked = tuple[Statement, asyncio.Future[AsyncCursor[Any]] | None]
+_Asked = tuple[Statement, asyncio.Future[Answer] | None]
 
 
 class Session:
     """What the store's functions work in: one transaction of one project, which `info` names. One that only reads is a
     transaction for each round trip, which saves a trip for its end; what it sees changes with each statement anyway."""
 
-    def __init__(self, connection: AsyncConnection[Any], project_id: int | None, *, read_only: bool) -> None:
+    def __init__(self, connection: Connection, project_id: int | None, *, read_only: bool) -> None:
         self.info: dict[str, Any] = {"project_id": project_id}
         self.connection = connection
         self._read_only = read_only
@@ -96,19 +89,19 @@ class Session:
             if reads.done() and (error := reads.exception()):
                 raise error
             last = [Statement("COMMIT")] if commit else []
-            cursors = await self._send(*(statement for statement, _ in asked), *last)
+            answers = await self._send(*(statement for statement, _ in asked), *last)
             self._is_committed = commit
         except asyncio.CancelledError:
             reads.cancel()
             raise
         except Exception as error:
-            for _, answer in asked:
-                if answer:
-                    answer.set_exception(error)
+            for _, future in asked:
+                if future:
+                    future.set_exception(error)
         else:
-            for (_, answer), cursor in zip(asked, cursors, strict=False):  # of the commit nobody waits for an answer
-                if answer:
-                    answer.set_result(cursor)
+            for (_, future), answer in zip(asked, answers, strict=False):  # of the commit nobody waits for an answer
+                if future:
+                    future.set_result(answer)
         finally:
             self._asked = None
         return await reads
@@ -121,15 +114,12 @@ class Session:
         execution_options: Mapping[str, Any] | None = None,
     ) -> Result[*tuple[Any, ...]]:
         """Raises SQLAlchemy's errors."""
-        cursor = await self._ask(statement, parameters, binary=bool(execution_options))
-        rows = cursor.pgresult
-        if rows is None or rows.nfields == 0:
-            return IteratorResult(_keys(()), iter(()))
-        return IteratorResult(_keys(tuple(map(rows.fname, range(rows.nfields)))), iter(await cursor.fetchall()))
+        answer = await self._ask(statement, parameters, binary=bool(execution_options))
+        return IteratorResult(_keys(answer.names), iter(answer.rows))
 
     async def rows(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """As `execute`, all rows as they come from the driver: for many of them."""
-        return await (await self._ask(statement, parameters)).fetchall()
+        return (await self._ask(statement, parameters)).rows
 
     async def scalar(
         self,
@@ -139,9 +129,8 @@ class Session:
         execution_options: Mapping[str, Any] | None = None,
     ) -> Any:
         """The first value of the first row; None when there is none."""
-        cursor = await self._ask(statement, parameters, binary=bool(execution_options))
-        row = await cursor.fetchone()
-        return None if row is None else row[0]
+        rows = (await self._ask(statement, parameters, binary=bool(execution_options))).rows
+        return rows[0][0] if rows else None
 
     async def flush(self) -> None:
         """Execute what is posted. Raises SQLAlchemy's errors."""
@@ -155,15 +144,15 @@ class Session:
 
     async def _ask(
         self, statement: TextClause, parameters: Mapping[str, Any] | None, *, binary: bool = False
-    ) -> AsyncCursor[Any]:
+    ) -> Answer:
         asked = Statement(spelled(statement.text), parameters or {}, binary)
         if self._asked is None:
             return (await self._send(asked))[-1]
-        answer: asyncio.Future[AsyncCursor[Any]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked.append((asked, answer))
         return await answer
 
-    async def _send(self, *statements: Statement) -> list[AsyncCursor[Any]]:
+    async def _send(self, *statements: Statement) -> list[Answer]:
         """Behind what was posted."""
         assert not self._is_committed
         posted, self._posted = self._posted, [*self._begin] if self._read_only else []
@@ -180,26 +169,13 @@ def noted(session: Session) -> list[Callable[[], None]]:
     return list(session.info.get(_NOTES, ()))
 
 
-async def send(connection: AsyncConnection[Any], *statements: Statement) -> list[AsyncCursor[Any]]:
+async def send(connection: Connection, *statements: Statement) -> list[Answer]:
     """Every statement goes through here, several in one round trip. Raises SQLAlchemy's errors: that of the first that
     failed, behind which nothing was executed."""
     try:
-        if len(statements) == 1:
-            return [await _execute(connection, statements[0])]
-        async with connection.pipeline() as pipeline:
-            try:
-                return [await _execute(connection, statement) for statement in statements]
-            except BaseException:
-                with suppress(psycopg.Error):  # that those behind it were not executed
-                    await pipeline.sync()
-                raise
+        return await connection.exchange(*statements)
     except psycopg.Error as error:
         raise wrapped(error, statements[-1].sql, is_lost=connection.closed) from error
-
-
-async def _execute(connection: AsyncConnection[Any], statement: Statement) -> AsyncCursor[Any]:
-    sql, parameters, binary = statement
-    return await connection.cursor(binary=binary).execute(sql, parameters, prepare=None if parameters else False)
 
 
 def wrapped(error: psycopg.Error, sql: str | None = None, *, is_lost: bool = False) -> DBAPIError:

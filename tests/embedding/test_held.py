@@ -17,6 +17,7 @@ from memory_service.services import holding
 from memory_service.services.embedding import EmbeddingLoop
 from memory_service.services.recall import Question, Ranking, rank_thread
 from memory_service.store import session as store_session
+from memory_service.store.driver import Statement
 from memory_service.store.threads import ThreadRecord, get_thread
 from tests.embedding.conftest import Home
 from tests.embedding.hashing import HashingEmbedder
@@ -92,7 +93,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     statements: list[str] = []
     send = store_session.send
 
-    async def note(connection: Any, *sent: store_session.Statement) -> Any:
+    async def note(connection: Any, *sent: Statement) -> Any:
         statements.extend(statement.sql for statement in sent)
         return await send(connection, *sent)
 

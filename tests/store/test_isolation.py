@@ -36,11 +36,12 @@ from memory_service.store import (
     vectors,
 )
 from memory_service.store.db import Database, Session
+from memory_service.store.driver import Statement
 from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.idempotency import IdempotentCall, find
 from memory_service.store.migrate import allow_login
 from memory_service.store.pages import Page, PageQuery
-from memory_service.store.session import Statement, send
+from memory_service.store.session import send
 from memory_service.store.tables import metadata
 from tests.conftest import Service
 
@@ -163,7 +164,7 @@ def rows(url: str, project_id: int | None, sql: str, **options: Any) -> list[Any
     async def body(session: Session) -> list[Any]:
         await session.flush()
         (done,) = await send(session.connection, Statement(sql))
-        return await done.fetchall() if done.description else [done.rowcount]
+        return done.rows if done.names else [done.result.command_tuples]
 
     return within(url, project_id, body, **options)
 

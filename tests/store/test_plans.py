@@ -39,6 +39,7 @@ from memory_service.store import (
     vectors,
 )
 from memory_service.store.db import Database, Session
+from memory_service.store.driver import Statement
 from memory_service.store.embedded import EmbeddedPostgres
 from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.idempotency import Answer, IdempotentCall
@@ -46,7 +47,7 @@ from memory_service.store.messages import NewMessage
 from memory_service.store.migrate import migrate
 from memory_service.store.pages import PageQuery
 from memory_service.store.projects import AuthenticatedKey
-from memory_service.store.session import Statement, send
+from memory_service.store.session import send
 from tests.store.conftest import database
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -172,9 +173,8 @@ def explain(
 
 async def explained(session: Session, statement: str, parameters: Any) -> list[Explained]:
     explain = "EXPLAIN (FORMAT JSON, ANALYZE, BUFFERS, TIMING OFF)"
-    custom = await (await send(session.connection, Statement(f"{explain} {statement}", parameters)))[0].fetchone()
-    assert custom
-    found = [_read(statement, custom[0], ran=True)]
+    (custom,) = await send(session.connection, Statement(f"{explain} {statement}", parameters))
+    found = [_read(statement, custom.rows[0][0], ran=True)]
     names: list[str] = []
 
     def numbered(match: re.Match[str]) -> str:
@@ -183,10 +183,8 @@ async def explained(session: Session, statement: str, parameters: Any) -> list[E
         return f"${names.index(match[1]) + 1}"
 
     generic = re.sub(r"%\((\w+)\)s", numbered, statement).replace("%%", "%")
-    plan = await (await send(session.connection, Statement(f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}")))[
-        0
-    ].fetchone()
-    assert plan
+    cursor = await session.connection.execute(f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}".encode())
+    plan = await cursor.fetchone()
     return [*found, _read(generic, plan[0], ran=False)]
 
 
