@@ -15,6 +15,7 @@ from memory_service.core.canonical import dumps
 from memory_service.core.content import check_tools
 from memory_service.errors import InvalidInput
 from memory_service.services import ingest, search, threads
+from memory_service.services.holding import follow
 from memory_service.services.ingest import Draft
 from memory_service.store import messages as message_store
 from memory_service.store import threads as thread_store
@@ -156,6 +157,7 @@ async def append_messages(context: Ctx, thread_id: str, body: schemas.MessagesCr
     async def effect(session: Session) -> Any:
         thread = await thread_store.get_thread(session, thread_id, lock=True)
         records = await ingest.append(session, thread, messages, [d.field for d in drafts])
+        follow(context.runtime, session, thread, records)
         return {"object": "list", "data": [render.message(record, thread_id) for record in records]}
 
     return await once(context, effect, status=201)

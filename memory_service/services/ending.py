@@ -23,6 +23,7 @@ from memory_service.runtime import Runtime
 from memory_service.services import ingest, usage
 from memory_service.services.calling import Ending, Job, text_blocks
 from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
+from memory_service.services.holding import follow
 from memory_service.store import prompts, run_events
 from memory_service.store import runs as store
 from memory_service.store.db import Session
@@ -85,6 +86,7 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
             ),
             commit=True,
         )
+        follow(runtime, session, thread, appended)
         kept = earlier or (appended[0] if prepared else None)
         if kept or not run.message_ids:
             closing = [replace(event, run=run, message=kept) for event in closing]

@@ -59,12 +59,17 @@ async def read_newest(
     return messages, more_before
 
 
-def follow(runtime: Runtime, thread: ThreadRecord, appended: Sequence[MessageRecord]) -> None:
-    """Hold what was just appended to a thread, too: then the next prompt need not read it. `thread` is as it was before."""
-    held = runtime.held.find(HeldMessages, thread.pk, thread.edited_version)
-    if held is not None and held.last_seq == thread.last_seq:
-        more = held.followed_by(to_messages(appended), _sizes(appended), appended[-1].seq)
-        runtime.held.keep(thread.pk, more.within(_MESSAGES_BYTES))
+def follow(runtime: Runtime, session: Session, thread: ThreadRecord, appended: Sequence[MessageRecord]) -> None:
+    """Hold what was just appended to a thread, too, once it is committed: then the next prompt need not read it. `thread`
+    is as it was before."""
+
+    def extend() -> None:
+        held = runtime.held.find(HeldMessages, thread.pk, thread.edited_version)
+        if appended and held is not None and held.last_seq == thread.last_seq:
+            more = held.followed_by(to_messages(appended), _sizes(appended), appended[-1].seq)
+            runtime.held.keep(thread.pk, more.within(_MESSAGES_BYTES))
+
+    on_commit(session, extend)
 
 
 async def _up_to_date(runtime: Runtime, session: Session, thread: ThreadRecord) -> HeldMessages:

@@ -193,7 +193,7 @@ async def _store(
     else:
         appending = ingest.append(session, planned.thread, [new], ["message."])
         records, _ = await session.together(asyncio.gather(appending, writing), commit=True)
-        on_commit(session, lambda: follow(runtime, planned.thread, records))
+        follow(runtime, session, planned.thread, records)
     return shown
 
 

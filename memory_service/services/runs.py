@@ -16,6 +16,7 @@ from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, planning, threads
 from memory_service.services.ending import end_idle
 from memory_service.services.execution import Runner
+from memory_service.services.holding import follow
 from memory_service.services.ingest import Draft
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import idempotency, run_events
@@ -142,7 +143,7 @@ async def begin(
     if must_ask and not messages:
         _check_asked(thread)
     request = await _settled(runtime, session, thread, spec)
-    _, run, _ = await session.together(
+    records, run, _ = await session.together(
         asyncio.gather(
             ingest.append(session, thread, messages, fields),
             _add(session, thread, id, spec, request, metadata, now, owner=runner.server),
@@ -150,6 +151,7 @@ async def begin(
         ),
         commit=True,
     )
+    follow(runtime, session, thread, records)
     project_id = session.info["project_id"]
     on_commit(session, lambda: runner.start(project_id, thread.id, run, now, created_event(run).seq))
     return run

@@ -18,6 +18,7 @@ from memory_service.runtime import Runtime
 from memory_service.services import ingest, ledger
 from memory_service.services.estimates import teach_held
 from memory_service.services.explaining import BuiltPrompt, breakpoint_ttl
+from memory_service.services.holding import follow
 from memory_service.services.ledger import PaidCall
 from memory_service.services.rebuilding import show_stored
 from memory_service.store import messages as message_store
@@ -96,6 +97,7 @@ async def report(
         ),
         commit=commit,
     )
+    follow(runtime, session, thread, appended)
     return Reported(thread.id, record, appended[0] if appended else known.reply)
 
 

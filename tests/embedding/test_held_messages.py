@@ -18,7 +18,7 @@ from memory_service.core.truncation import TruncationStrategy
 from memory_service.errors import PromptTooLarge
 from memory_service.runtime import HeldThreads, Runtime
 from memory_service.services import holding, ingest, prompts, threads
-from memory_service.services.holding import read_newest, to_messages
+from memory_service.services.holding import follow, read_newest, to_messages
 from memory_service.services.ingest import Draft
 from memory_service.services.planning import PromptSpec
 from memory_service.store import messages as message_store
@@ -67,7 +67,9 @@ class Writers:
         (new,) = await ingest.prepare(runtime, [Draft(role, content, "", {})], NOW)
         async with runtime.db.transaction(self.home.project_id) as session:
             thread = await get_thread(session, self.thread.id, lock=True)
-            await ingest.append(session, thread, [new], [""], [thread.last_seq + 1 + skipped])
+            appended = await ingest.append(session, thread, [new], [""], [thread.last_seq + 1 + skipped])
+            if self.random.random() < 0.5:  # as whoever appends here, or by an import
+                follow(runtime, session, thread, appended)
 
     async def skip(self, runtime: Runtime) -> None:
         """As an import of a thread from which messages were deleted."""
