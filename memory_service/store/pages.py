@@ -60,8 +60,9 @@ async def fetch_page(
     if cursor_id is not None:
         found = await session.execute(
             text(
-                f"SELECT {', '.join(key)} FROM {table}"
-                f" WHERE project_id = :project_id AND id = :cursor_id AND {cursor_where or where}"
+                # By its id, and not through all that the condition is true of, which Postgres may take for few.
+                f"WITH found AS MATERIALIZED (SELECT * FROM {table} WHERE project_id = :project_id AND id = :cursor_id)"
+                f" SELECT {', '.join(key)} FROM found WHERE {cursor_where or where}"
             ),
             {**parameters, "project_id": session.info["project_id"], "cursor_id": cursor_id},
         )

@@ -1,7 +1,7 @@
 """How Postgres runs the hot queries when there is much to run over: by index, and touching few pages.
 
 The statements are caught on their way to Postgres, and explained as the application's role with the project set, once
-for their values and once as the generic plan that a prepared statement may get.
+for their values and once as the generic plan that a prepared statement gets.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -115,7 +115,7 @@ INSERT INTO assistants (project_id, id, created_at)
 class Explained:
     statement: str
     nodes: list[dict[str, Any]]
-    pages: int | None  # None for the generic plan, which is not run
+    pages: int
     rows: int
 
 
@@ -171,10 +171,9 @@ def explain(
     return asyncio.run(run())
 
 
-async def explained(session: Session, statement: str, parameters: Any) -> list[Explained]:
+async def explained(session: Session, statement: str, parameters: Mapping[str, Any]) -> list[Explained]:
+    """For its values, and as the generic plan, both run; what the first has written is undone."""
     explain = "EXPLAIN (FORMAT JSON, ANALYZE, BUFFERS, TIMING OFF)"
-    (custom,) = await send(session.connection, Statement(f"{explain} {statement}", parameters))
-    found = [_read(statement, custom.rows[0][0], ran=True)]
     names: list[str] = []
 
     def numbered(match: re.Match[str]) -> str:
@@ -183,12 +182,39 @@ async def explained(session: Session, statement: str, parameters: Any) -> list[E
         return f"${names.index(match[1]) + 1}"
 
     generic = re.sub(r"%\((\w+)\)s", numbered, statement).replace("%%", "%")
-    cursor = await session.connection.execute(f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {generic}".encode())
-    plan = await cursor.fetchone()
-    return [*found, _read(generic, plan[0], ran=False)]
+    await _rows(session, "SAVEPOINT before")
+    custom = await _rows(session, f"{explain} {statement}", parameters)
+    await _rows(session, "ROLLBACK TO before")
+    await _rows(session, "SET LOCAL plan_cache_mode = force_generic_plan")
+    await session.connection.execute(f"PREPARE generic AS {generic}".encode())
+    given = await _given(session, [parameters[name] for name in names])
+    plan = await _rows(session, f"{explain} EXECUTE generic {given}")
+    await _rows(session, "DEALLOCATE generic")
+    return [_read(statement, custom[0][0]), _read(generic, plan[0][0])]
 
 
-def _read(statement: str, plan: Any, ran: bool) -> Explained:
+async def _given(session: Session, values: Sequence[Any]) -> str:
+    """The values as EXECUTE takes them, which knows no parameters: by way of settings."""
+    types = "SELECT unnest(parameter_types)::text FROM pg_prepared_statements WHERE name = 'generic'"
+    given = []
+    for number, (type_, value) in enumerate(zip([t for (t,) in await _rows(session, types)], values, strict=True)):
+        if value is None:
+            given.append("NULL")
+            continue
+        setting = f"explained.value_{number}"
+        await _rows(
+            session, f"SELECT set_config('{setting}', CAST(%(value)s AS {type_})::text, true)", {"value": value}
+        )
+        given.append(f"CAST(current_setting('{setting}') AS {type_})")
+    return f"({', '.join(given)})" if given else ""
+
+
+async def _rows(session: Session, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    (answer,) = await send(session.connection, Statement(sql, parameters or {}))
+    return answer.rows
+
+
+def _read(statement: str, plan: Any) -> Explained:
     top = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
     nodes: list[dict[str, Any]] = []
 
@@ -198,8 +224,8 @@ def _read(statement: str, plan: Any, ran: bool) -> Explained:
             walk(child)
 
     walk(top)
-    pages = top["Shared Hit Blocks"] + top["Shared Read Blocks"] if ran else None
-    return Explained(statement, nodes, pages, top.get("Actual Rows", 0))
+    pages = top["Shared Hit Blocks"] + top["Shared Read Blocks"]
+    return Explained(statement, nodes, pages, top["Actual Rows"])
 
 
 BIG = {
@@ -216,7 +242,7 @@ def by_index(found: Sequence[Explained], *, pages: int, sorted_rows: int = 100) 
             assert not (node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG), shown
             if "Sort" in node["Node Type"]:
                 assert node["Plan Rows"] <= sorted_rows, shown
-        assert explained.pages is None or explained.pages <= pages, f"{explained.pages} pages\n{shown}"
+        assert explained.pages <= pages, f"{explained.pages} pages\n{shown}"
 
 
 async def long_thread(session: Session) -> threads.ThreadRecord:

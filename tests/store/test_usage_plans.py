@@ -55,9 +55,9 @@ def by_index(ledger: str, use: Callable[[Session], Awaitable[object]], *, pages:
         assert scans, one.statement
         for node in scans:
             assert node["Node Type"] != "Seq Scan", one.statement
-            if one.pages is not None and "Actual Rows" in node:
+            if "Actual Rows" in node:
                 assert node["Actual Rows"] * node["Actual Loops"] <= rows, one.statement
-        assert one.pages is None or one.pages <= pages, f"{one.pages} pages: {one.statement}"
+        assert one.pages <= pages, f"{one.pages} pages: {one.statement}"
 
 
 @pytest.mark.parametrize("group_by", ["day", "model", "thread", "user"])
