@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -153,12 +153,13 @@ def _stream(context: Context, shown: ShownRun, after: int) -> Response:
     async def written() -> AsyncIterator[bytes]:
         # The thread was deleted meanwhile; or it is to be taken up again, elsewhere or later.
         with suppress(NotFound, Unavailable):
-            async for event in events(context, shown, after):
-                if event is None:
-                    yield _KEEP_ALIVE
-                    continue
-                content = dumps(await telling.content(event))
-                yield format_sse_event(data_str=content, event=event.type, id=str(event.seq) if event.seq else None)
+            async for found in _parts(context, shown, after):
+                # In one piece: each costs as much as what it tells.
+                yield b"".join([await told(event) for event in found]) or _KEEP_ALIVE
+
+    async def told(event: RunEvent) -> bytes:
+        content = dumps(await telling.content(event))
+        return format_sse_event(data_str=content, event=event.type, id=str(event.seq) if event.seq else None)
 
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(written(), headers=headers, media_type="text/event-stream")
@@ -166,11 +167,19 @@ def _stream(context: Context, shown: ShownRun, after: int) -> Response:
 
 async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator[RunEvent | None]:
     """The events of a run until it stops; None when nothing has happened for a while."""
-    run = shown.record
-    for event in shown.begun:
-        if event.seq > after:
-            after = event.seq
+    async for found in _parts(context, shown, after):
+        for event in found:
             yield event
+        if not found:
+            yield None
+
+
+async def _parts(context: Context, shown: ShownRun, after: int) -> AsyncIterator[Sequence[RunEvent]]:
+    """Those that are there together."""
+    run = shown.record
+    if begun := [event for event in shown.begun if event.seq > after]:
+        after = begun[-1].seq
+        yield begun
     found: list[RunEvent] = []
     while True:
         # Of a run that stopped, all is written that there is.
@@ -178,14 +187,11 @@ async def events(context: Context, shown: ShownRun, after: int) -> AsyncIterator
         seconds = 0.5 if has_stopped else _KEEP_ALIVE_SECONDS
         is_behind = has_stopped or fills_page(found)
         found = await context.runner.journal.next_events(run.pk, after, seconds, is_behind=is_behind)
-        for event in found:
-            after = event.seq
-            yield event
         if not found and run.status in _STOPPED:
-            yield RunEvent(run.pk, 0, f"run.{run.status}", "{}")
+            yield [RunEvent(run.pk, 0, f"run.{run.status}", "{}")]
             return
-        if not found:
-            yield None
+        after = found[-1].seq if found else after
+        yield found
         if found and (found[-1].run or found[-1].type.removeprefix("run.") in ENDED):
             return
         if not found or found[-1].type.removeprefix("run.") in _STOPPED:
