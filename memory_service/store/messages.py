@@ -17,7 +17,7 @@ from memory_service.core.tokens import TokenCounts
 from memory_service.errors import InvalidMessage, NotFound
 from memory_service.store.db import InBinary, Session
 from memory_service.store.pages import Page, PageQuery, fetch_page
-from memory_service.store.session import text
+from memory_service.store.session import text, unnested
 from memory_service.store.vectors import ENQUEUE, INSERT_ROWS, MessageVectors, table_of, vector_rows
 
 MESSAGE_COLUMNS = (
@@ -53,9 +53,9 @@ _ENDS = {
 }
 
 
-_INSERT_TOOL_USES = """
+_INSERT_TOOL_USES = f"""
     INSERT INTO tool_uses (project_id, thread_pk, seq, tool_use_id) SELECT :project_id, *
-    FROM unnest(CAST(:use_thread_pk AS bigint[]), CAST(:use_seq AS int[]), CAST(:use_id AS text[]))
+    FROM {unnested({"use_thread_pk": "bigint", "use_seq": "int", "use_id": "text"})}
 """
 
 
@@ -67,8 +67,7 @@ def _append(vector_table: str | None, has_uses: bool) -> TextClause:
     return text(
         f"""
         WITH new AS (
-            SELECT * FROM unnest({", ".join(f"CAST(:{name} AS {type_}[])" for name, type_ in _APPENDED.items())},
-                CAST(:terms AS bytea[]), CAST(:embedded_by AS bigint[]))
+            SELECT * FROM {unnested({**_APPENDED, "terms": "bytea", "embedded_by": "bigint"})}
                 AS new ({", ".join(_APPENDED)}, terms, embedded_by)
         ), message AS (
             INSERT INTO messages (project_id, {", ".join(_APPENDED)}) SELECT :project_id, {", ".join(_APPENDED)} FROM new
@@ -80,8 +79,8 @@ def _append(vector_table: str | None, has_uses: bool) -> TextClause:
         ){vector}{used}
         UPDATE threads SET last_seq = ends.last_seq, message_count = message_count + ends.added, version = version + 1,
             last_role = ends.last_role, open_tool_use_ids = ARRAY(SELECT json_array_elements_text(ends.open_ids))
-        FROM unnest({", ".join(f"CAST(:end_{name} AS {type_}[])" for name, type_ in _ENDS.items())})
-            AS ends ({", ".join(_ENDS)}) WHERE threads.pk = ends.pk
+        FROM {unnested({f"end_{name}": type_ for name, type_ in _ENDS.items()})} AS ends ({", ".join(_ENDS)})
+        WHERE threads.pk = ends.pk
         """
     )
 

@@ -41,6 +41,13 @@ _READ = f"{_NAME}, set_config('transaction_read_only', 'on', true)"
 _PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 
 
+def unnested(arrays: Mapping[str, str]) -> str:
+    """Parameters with the types of their elements, as rows. The first comes by a sub-select: seeing that there are few,
+    Postgres would think it worthwhile to plan the statement each time, which takes longer than to execute it."""
+    first, *others = [f"CAST(:{name} AS {type_}[])" for name, type_ in arrays.items()]
+    return f"unnest({', '.join([f'(SELECT {first})', *others])})"
+
+
 class InBinary(list[Any]):
     """A list that is sent as a binary array. As text, JSON is searched for what to quote, and `bytea` twice as long."""
 

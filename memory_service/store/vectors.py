@@ -17,7 +17,7 @@ from psycopg.pq import Format
 
 from memory_service.store.db import IN_BINARY, Session
 from memory_service.store.embedders import EmbedderRecord
-from memory_service.store.session import text
+from memory_service.store.session import text, unnested
 
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
@@ -110,12 +110,12 @@ def vector_rows(vectors: Sequence[Made]) -> dict[str, Any]:
     }
 
 
+_GIVEN = unnested({"vector_threads": "bigint", "vector_seqs": "int", "vector_passages": "int", "vectors": "halfvec"})
 #: Into the table of one embedder, rows of one project.
-INSERT_ROWS = """
-    INSERT INTO {table} (thread_pk, seq, passage, project_id, embedding)
+INSERT_ROWS = f"""
+    INSERT INTO {{table}} (thread_pk, seq, passage, project_id, embedding)
     SELECT thread_pk, seq, passage, :project_id, embedding
-    FROM unnest(CAST(:vector_threads AS bigint[]), CAST(:vector_seqs AS int[]), CAST(:vector_passages AS int[]),
-        CAST(:vectors AS halfvec[])) AS vector (thread_pk, seq, passage, embedding)
+    FROM {_GIVEN} AS vector (thread_pk, seq, passage, embedding)
 """
 
 
