@@ -19,7 +19,7 @@ from memory_service.runtime import Runtime
 from memory_service.services import prompts
 from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.journal import RunLog
-from memory_service.services.planning import DEFAULT_MAX_OUTPUT_TOKENS
+from memory_service.services.planning import DEFAULT_MAX_OUTPUT_TOKENS, Known
 from memory_service.services.run_spec import RunSpec
 from memory_service.store.runs import RunRecord
 from memory_service.telemetry import logger, metrics
@@ -44,6 +44,7 @@ class Job:
     log: RunLog
     clock: Callable[[], datetime]
     message_id: str
+    known: Known | None = None  # of its thread, as it was left when the run began
     began: float = field(default_factory=time.monotonic)
     prompt: BuiltPrompt | None = None
     heard: dict[int, list[str]] = field(default_factory=dict)
@@ -112,7 +113,7 @@ async def _prompt(runtime: Runtime, job: Job, max_output_tokens: int | None) -> 
     # The model that was settled when the run began, whatever its assistant says since.
     spec = replace(job.spec.prompt, provider=job.run.provider, model=job.run.model, max_output_tokens=max_output_tokens)
     return await prompts.build(
-        runtime, job.project_id, job.thread_id, spec, None, job.clock(), dry_run=False, call=None
+        runtime, job.project_id, job.thread_id, spec, None, job.clock(), dry_run=False, call=None, known=job.known
     )
 
 

@@ -23,6 +23,7 @@ from memory_service.services import ingest
 from memory_service.services.calling import Ending, Job, call_model, error_of
 from memory_service.services.ending import Ended, end, end_idle, end_stray
 from memory_service.services.journal import Journal
+from memory_service.services.planning import Known
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import run_events
 from memory_service.store import runs as store
@@ -90,8 +91,17 @@ class Runner:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    def start(self, project_id: int, thread_id: str, run: RunRecord, now: datetime, last_event_seq: int) -> None:
-        """Work on a run that this server owns. `now` is the time of the request that asked for it."""
+    def start(
+        self,
+        project_id: int,
+        thread_id: str,
+        run: RunRecord,
+        now: datetime,
+        last_event_seq: int,
+        known: Known | None = None,
+    ) -> None:
+        """Work on a run that this server owns. `now` is the time of the request that asked for it, `known` how that left
+        the thread."""
         began = time.monotonic()
 
         def clock() -> datetime:
@@ -99,7 +109,7 @@ class Runner:
 
         log = self.journal.open(run.pk, last_event_seq)
         spec = RunSpec.from_json(run.spec)
-        work = _Work(Job(project_id, thread_id, run, spec, log, clock, new_id("msg", now)))
+        work = _Work(Job(project_id, thread_id, run, spec, log, clock, new_id("msg", now), known))
         self._works[run.pk] = work
         work.task = asyncio.create_task(self._work(work))
 

@@ -15,7 +15,7 @@ from memory_service.services import ingest, rebuilding
 from memory_service.services.estimates import Count, count, is_unsure, teach, too_large
 from memory_service.services.explaining import BuiltPrompt, Counts, rebuild_facts, show
 from memory_service.services.holding import follow
-from memory_service.services.planning import Outline, Plan, PromptSpec, complete, outline, read_learnt, recall
+from memory_service.services.planning import Known, Outline, Plan, PromptSpec, complete, outline, read_learnt, recall
 from memory_service.services.recall import Question, ask
 from memory_service.store import idempotency
 from memory_service.store import prompts as prompt_store
@@ -43,8 +43,10 @@ async def build(
     *,
     dry_run: bool,
     call: IdempotentCall | None,
+    known: Known | None = None,
 ) -> BuiltPrompt:
-    """Build the next prompt of a thread, and append `message` first if one is given: both or none.
+    """Build the next prompt of a thread, and append `message` first if one is given: both or none. What is `known` is not
+    read.
 
     Planned outside the thread's lock, and again when the thread moved meanwhile; the third time under the lock, so that
     a busy thread cannot starve anybody. A repeated `call` gets the first call's prompt. `dry_run` changes nothing.
@@ -52,21 +54,24 @@ async def build(
     prepared = await ingest.prepare(runtime, [message] if message else [], now, findable=not dry_run)
     new = prepared[0] if prepared else None
     question: Question | None = None
+    earlier: Answer | None = None
     correction = 1.0
     active = await runtime.embedders.active()
     for _ in range(1 if dry_run else _PLANNED_WITHOUT_LOCK):
         async with runtime.db.read_only(project_id) as session:
-            thread, learnt, earlier = await session.together(
-                asyncio.gather(
-                    get_thread(session, thread_id),
-                    read_learnt(runtime, session, thread_id, spec),
-                    _find_earlier(session, None if dry_run else call, now),
+            if known is None:
+                thread, learnt, earlier = await session.together(
+                    asyncio.gather(
+                        get_thread(session, thread_id),
+                        read_learnt(runtime, session, thread_id, spec),
+                        _find_earlier(session, None if dry_run else call, now),
+                    )
                 )
-            )
-            if earlier:
-                break
-            outlined = await outline(runtime, session, thread, spec, new, now, correction, learnt)
-            planned = None
+                if earlier:
+                    break
+                known = Known(thread, learnt)
+            outlined = await outline(runtime, session, known.thread, spec, new, now, correction, known.learnt)
+            known = planned = None
             if active.is_inline:  # not worth giving the connection back
                 question = await _ask(runtime, outlined, question)
                 planned = await _complete_in(runtime, session, outlined, question, now)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from memory_service.core.canonical import dumps, loads
+from memory_service.core.messages import extend_tail
 from memory_service.core.request import Request
 from memory_service.errors import Conflict, InvalidInput, NoUserMessage
 from memory_service.runtime import Runtime, new_id
@@ -18,6 +19,7 @@ from memory_service.services.ending import end_idle
 from memory_service.services.execution import Runner
 from memory_service.services.holding import follow
 from memory_service.services.ingest import Draft
+from memory_service.services.planning import Known, Learnt
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import idempotency, run_events
 from memory_service.store import messages as message_store
@@ -63,8 +65,12 @@ async def create(
     prepared = await ingest.prepare(runtime, [message] if message else [], now)
     id = new_id("run", now)
     async with runtime.db.transaction(project_id) as session:
-        thread, queued = await session.together(
-            asyncio.gather(get_thread(session, thread_id, lock=True), store.count_queued(session, thread_id))
+        thread, queued, learnt = await session.together(
+            asyncio.gather(
+                get_thread(session, thread_id, lock=True),
+                store.count_queued(session, thread_id),
+                planning.read_learnt(runtime, session, thread_id, spec.prompt),
+            )
         )
         if call and (earlier := await idempotency.claim(session, call, now)):
             return await _shown(session, thread, earlier.body)
@@ -76,7 +82,9 @@ async def create(
             (run,) = await session.together(asyncio.gather(adding), commit=True)
         else:
             fields = ["message."] * len(prepared)
-            run = await begin(runtime, runner, session, thread, id, spec, prepared, fields, metadata, now)
+            run = await begin(
+                runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, learnt=learnt
+            )
     return ShownRun(thread_id, run, None, begun=() if run.status == "queued" else (created_event(run),))
 
 
@@ -133,11 +141,12 @@ async def begin(
     now: datetime,
     *,
     must_ask: bool = True,
+    learnt: Learnt | None = None,
 ) -> RunRecord:
     """Append `messages`, if any, and start a run on a thread whose row this transaction holds, which ends with it.
 
     `fields` as in `ingest.append`. Without `must_ask` a thread that does not end with a user's message is not refused, but
-    its run fails. Raises as `create`.
+    its run fails. `learnt` is what `planning.read_learnt` found. Raises as `create`.
     """
     ingest.check_free(thread)
     if must_ask and not messages:
@@ -152,9 +161,25 @@ async def begin(
         commit=True,
     )
     follow(runtime, session, thread, records)
-    project_id = session.info["project_id"]
-    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, created_event(run).seq))
+    project_id, known = session.info["project_id"], Known(_left(thread, messages, run), learnt) if learnt else None
+    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, created_event(run).seq, known))
     return run
+
+
+def _left(thread: ThreadRecord, messages: Sequence[NewMessage], run: RunRecord) -> ThreadRecord:
+    """The thread as `begin` leaves it."""
+    tail = thread.tail
+    for message in messages:
+        tail = extend_tail(tail, message.role, message.outline, "message.content")
+    return replace(
+        thread,
+        version=thread.version + bool(messages),
+        last_seq=thread.last_seq + len(messages),
+        message_count=thread.message_count + len(messages),
+        last_role=tail.last_role,
+        open_tool_use_ids=tail.open_tool_use_ids,
+        active_run_id=run.id,
+    )
 
 
 async def _add(

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from memory_service.errors import Conflict, NotFound
 from memory_service.runtime import Runtime
-from memory_service.services import prompts
+from memory_service.services import prompts, runs
+from memory_service.services.execution import Runner
 from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.ingest import Draft
-from memory_service.services.planning import PromptSpec
+from memory_service.services.planning import Known, PromptSpec
+from memory_service.services.run_spec import RunSpec
 from memory_service.store import messages as message_store
-from memory_service.store.threads import ThreadRecord, delete_thread
+from memory_service.store.threads import ThreadRecord, delete_thread, get_thread
 from tests.embedding.conftest import NOW, Home
 from tests.embedding.hashing import HashingEmbedder
 from tests.embedding.test_queue import TEXTS
 
 Meanwhile = Callable[[ThreadRecord], Awaitable[None]]
+
+
+SPEC = PromptSpec(model="claude-sonnet-5", max_prompt_tokens=300)
 
 
 async def build(home: Home, runtime: Runtime, embedder: HashingEmbedder, meanwhile: Meanwhile) -> BuiltPrompt:
@@ -29,10 +36,15 @@ async def build(home: Home, runtime: Runtime, embedder: HashingEmbedder, meanwhi
         await meanwhile(thread)
 
     embedder.before = before
-    spec = PromptSpec(model="claude-sonnet-5", max_prompt_tokens=300)
+    return await build_of(home, runtime, thread)
+
+
+async def build_of(home: Home, runtime: Runtime, thread: ThreadRecord, known: Known | None = None) -> BuiltPrompt:
     asked = Draft("user", "Where is the lantern?", "message.", {})
     at = NOW + timedelta(minutes=1)
-    return await prompts.build(runtime, home.project_id, thread.id, spec, asked, at, dry_run=False, call=None)
+    return await prompts.build(
+        runtime, home.project_id, thread.id, SPEC, asked, at, dry_run=False, call=None, known=known
+    )
 
 
 @pytest.mark.parametrize("writes", [1, 2, 9])
@@ -93,3 +105,40 @@ def test_a_thread_that_is_deleted_meanwhile(home: Home) -> None:
 
     home.run(use, embedder)
     assert home.count("prompts") == 0
+
+
+def test_what_is_known_and_not_so_any_more(home: Home) -> None:
+    embedder = HashingEmbedder(inline=True)
+
+    async def use(runtime: Runtime) -> None:
+        before = await home.write(runtime, *TEXTS)
+        await home.write(runtime, "Written meanwhile.", thread=before)
+        built = await build_of(home, runtime, before, Known(before, ({}, None)))
+        assert built.request
+        assert "Written meanwhile." in str(built.request["messages"])
+
+    home.run(use, embedder)
+
+
+@pytest.mark.parametrize("message", ["And who found it?", None])
+def test_what_a_run_knows_of_its_thread_is_how_the_thread_is(home: Home, message: str | None) -> None:
+    """Otherwise every run would plan its prompt twice."""
+    begun: list[Known | None] = []
+
+    class Listening(Runner):
+        def start(self, *_arguments: Any, **_options: Any) -> None:
+            begun.append(_arguments[-1])
+
+    async def use(runtime: Runtime) -> None:
+        thread = await home.write(runtime, *TEXTS)
+        runner = Listening(runtime, nullcontext, lambda: False)
+        draft = Draft("user", message, "message.", {}) if message else None
+        spec = RunSpec(SPEC)
+        await runs.create(runtime, runner, home.project_id, thread.id, spec, draft, {}, "refuse", NOW, None)
+        async with runtime.db.read_only(home.project_id) as session:
+            thread = await get_thread(session, thread.id)
+        (known,) = begun
+        assert known
+        assert known.thread == thread
+
+    home.run(use, HashingEmbedder(inline=True))
