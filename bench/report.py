@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,14 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 def middle_run(runs: Sequence[Row], key: str) -> Row:
     """The run whose `key` is the median: a real run, not a mixture of several."""
     return sorted(runs, key=lambda row: float(row[key]))[len(runs) // 2]
+
+
+def yardstick() -> float:
+    """Seconds that 100,000 additions take: how fast the core is now. Shared ones change their speed within minutes."""
+    began, total = time.perf_counter(), 0
+    for number in range(100_000):
+        total += number
+    return time.perf_counter() - began
 
 
 def progress(text: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import httpx2
 from anthropic import AsyncAnthropic
 
-from bench.report import Report, Row, Section, milliseconds, progress
+from bench.report import Report, Row, Section, milliseconds, progress, yardstick
 from bench.stack import Stack, running_stack
 from tests.providers.scripted import ScriptedProvider, ok, scripted
 
@@ -64,7 +64,7 @@ async def _client(stack: Stack) -> AsyncIterator[httpx2.AsyncClient]:
 
 async def _overhead(stack: Stack, provider: ScriptedProvider, turns: int) -> list[Row]:
     provider.respond = lambda _: ok(_REPLY)
-    runs, first_texts, direct = [], [], []
+    runs, first_texts, direct, additions = [], [], [], []
     async with _client(stack) as client, AsyncAnthropic(api_key="bench", base_url=provider.url) as model:
         thread = (await client.post("/v1/threads", json={})).json()["id"]
         for turn in range(turns):
@@ -77,8 +77,10 @@ async def _overhead(stack: Stack, provider: ScriptedProvider, turns: int) -> lis
             provider.asked.clear()
             direct.append((await _direct(model, request))[1])
             provider.asked.clear()
+            additions.append(yardstick())
     over = [run - alone for run, alone in zip(runs, direct, strict=True)]
     rows = [("direct", direct), ("run, first text", first_texts), ("run, to its end", runs), ("run over direct", over)]
+    rows.append(("100,000 additions", additions))
     return [{"what": what, **milliseconds(times)} for what, times in rows]
 
 

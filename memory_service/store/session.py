@@ -35,6 +35,7 @@ _Results = TypeVar("_Results")
 # What is sent together is one transaction, of which these are local.
 _NAME = "SELECT set_config('memory.project_id', %(project_id)s, true)"
 _READ = f"{_NAME}, set_config('transaction_read_only', 'on', true)"
+_COMMIT = Statement("COMMIT")
 
 
 # As in SQLAlchemy's text(): no cast (`::`), and nothing behind a backslash.
@@ -88,6 +89,7 @@ class Session:
         Nothing is sent when one of them raises before it asks. On request the commit goes with them: then they have their
         answers when it is done, nothing may be executed any more, and what they raise from then on undoes nothing."""
         asked: list[_Asked] = []
+        failure: Exception | None = None
         self._asked = asked
         try:
             await asyncio.sleep(0)  # until each has said what it asks
@@ -95,13 +97,14 @@ class Session:
             await asyncio.sleep(0)  # until it is known of one that raised instead
             if reads.done() and (error := reads.exception()):
                 raise error
-            last = [Statement("COMMIT")] if commit else []
+            last = [_COMMIT] if commit else []
             answers = await self._send(*(statement for statement, _ in asked), *last)
             self._is_committed = commit
         except asyncio.CancelledError:
             reads.cancel()
             raise
         except Exception as error:
+            failure = error
             for _, future in asked:
                 if future:
                     future.set_exception(error)
@@ -111,7 +114,10 @@ class Session:
                     future.set_result(answer)
         finally:
             self._asked = None
-        return await reads
+        results = await reads  # whoever asked may say more of a failure
+        if failure:
+            raise failure
+        return results
 
     async def execute(
         self,
@@ -147,7 +153,7 @@ class Session:
     async def commit(self) -> None:
         """Of a transaction in which nothing was executed, nothing goes out. Raises SQLAlchemy's errors."""
         if self._posted != self._begin and not (self._is_committed and not self._posted):
-            await self._send(Statement("COMMIT"))
+            await self._send(_COMMIT)
 
     async def _ask(
         self, statement: TextClause, parameters: Mapping[str, Any] | None, *, binary: bool = False
@@ -163,7 +169,11 @@ class Session:
         """Behind what was posted."""
         assert not self._is_committed
         posted, self._posted = self._posted, [*self._begin] if self._read_only else []
-        return (await send(self.connection, *posted, *statements))[len(posted) :]
+        answers = await send(self.connection, *posted, *statements)
+        # Where a statement failed and somebody went on, COMMIT makes a ROLLBACK, and is no error.
+        if statements[-1:] == (_COMMIT,) and answers[-1].result.command_status != b"COMMIT":
+            raise RuntimeError("A statement of this transaction failed, so nothing of it was committed.")
+        return answers[len(posted) :]
 
 
 def on_commit(session: Session, note: Callable[[], None]) -> None:

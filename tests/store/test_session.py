@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -40,6 +41,10 @@ def within(database_url: str) -> Callable[[Callable[[Database], Coroutine[Any, A
 async def notes(db: Database) -> list[int]:
     async with db.read_only(None) as session:
         return [number for (number,) in await session.rows(NOTES, {})]
+
+
+async def fail(session: Session) -> None:
+    await session.post(NUMBER, {"number": "x"})
 
 
 async def number(session: Session, value: object) -> Any:
@@ -142,6 +147,21 @@ def test_nothing_comes_behind_the_commit(within: Within, late: str) -> None:
     within(body)
 
 
+@pytest.mark.parametrize("commit", [False, True])
+def test_what_is_only_posted_together_fails_as_well(within: Within, commit: bool) -> None:
+    async def post_both(db: Database) -> None:
+        async with db.transaction(None) as session:
+            noting = session.post(NOTE, {"number": 1})
+            await session.together(asyncio.gather(noting, fail(session)), commit=commit)
+
+    async def body(db: Database) -> None:
+        with pytest.raises(DBAPIError, match="invalid input syntax"):
+            await post_both(db)
+        assert await notes(db) == []
+
+    within(body)
+
+
 def test_what_fails_before_the_commit_keeps_all_from_being_committed(within: Within) -> None:
     async def note_twice(db: Database) -> None:
         async with db.transaction(None) as session:
@@ -151,6 +171,24 @@ def test_what_fails_before_the_commit_keeps_all_from_being_committed(within: Wit
     async def body(db: Database) -> None:
         with pytest.raises(IntegrityError):
             await note_twice(db)
+        assert await notes(db) == []
+
+    within(body)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_who_goes_on_behind_an_error_is_told_that_nothing_was_committed(within: Within, together: bool) -> None:
+    async def go_on(db: Database) -> None:
+        async with db.transaction(None) as session:
+            await session.execute(NOTE, {"number": 1})
+            with suppress(DBAPIError):
+                await number(session, "x")
+            if together:
+                await session.together(asyncio.gather(), commit=True)
+
+    async def body(db: Database) -> None:
+        with pytest.raises(RuntimeError, match="nothing of it was committed"):
+            await go_on(db)
         assert await notes(db) == []
 
     within(body)
