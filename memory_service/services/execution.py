@@ -40,6 +40,7 @@ _DEAD_AFTER_SECONDS = 6.0
 _LONGEST_PAUSE_SECONDS = 3.0
 _END_PAUSE_SECONDS = 0.5
 _STOP_SECONDS = 5.0
+_READY_SECONDS = 10.0
 _STOPPING = {
     "code": "server_stopping",
     "message": "The service was stopped while it worked on this run; what the model had said is kept. Start another run.",
@@ -75,6 +76,7 @@ class Runner:
         self.server: UUID = uuid4()
         self.journal = Journal(runtime, self.server)
         self._has_stopped = False
+        self._has_beaten = asyncio.Event()
         self._steady_since = -math.inf  # since when a beat comes soon after the other
 
     async def run(self) -> None:
@@ -90,6 +92,15 @@ class Runner:
             await self._stop()
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+
+    async def ready(self) -> None:
+        """Before a run begins here: of a server that wrote no beat yet it would be taken, as of a dead one. Raises
+        Unavailable."""
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                await self._has_beaten.wait()
+        except TimeoutError:
+            raise Unavailable("The service is still starting; try again.") from None
 
     def start(
         self,
@@ -190,6 +201,7 @@ class Runner:
 
     async def _start_waiting(self, project_id: int, thread_id: str, waiting: RunRecord) -> None:
         """Append its message and start it, if it is still the next; end it if its message is not valid any more."""
+        await self.ready()
         now = now_utc()
         message = loads(waiting.waiting_message) if waiting.waiting_message else None
         drafts = [ingest.Draft("user", message["content"], "message.", message["metadata"])] if message else []
@@ -245,6 +257,7 @@ class Runner:
             await store.disown(session, self.server, self._unknown & unknown)
             if self._can_tell_the_dead(paused):
                 await store.take_from_dead(session, _DEAD_AFTER_SECONDS)
+        self._has_beaten.set()
         self._unknown = frozenset(unknown)
         for run_pk in known:  # of what was taken away, nobody keeps what the model still says
             if owned.get(run_pk) != "in_progress":

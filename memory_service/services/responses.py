@@ -61,6 +61,7 @@ async def create(
     Raises NotFound, InvalidInput, InvalidMessage, NoUserMessage, and Conflict while the thread is busy.
     """
     prepared = await ingest.prepare(runtime, asked.drafts, now)
+    await runner.ready()
     async with runtime.db.transaction(project_id) as session:
         if call and (earlier := await idempotency.claim(session, call, now)):
             return ShownRun(*await store.find_run(session, loads(earlier.body)["id"]), None)

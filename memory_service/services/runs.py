@@ -63,6 +63,7 @@ async def create(
     Raises NotFound, InvalidInput, InvalidMessage, NoUserMessage, and Conflict while the thread is busy.
     """
     prepared = await ingest.prepare(runtime, [message] if message else [], now)
+    await runner.ready()
     id = new_id("run", now)
     async with runtime.db.transaction(project_id) as session:
         thread, queued, learnt = await session.together(
@@ -112,6 +113,7 @@ async def start(
     Raises as `create`; but where nothing is asked, the run fails.
     """
     prepared = await ingest.prepare(runtime, messages, now)
+    await runner.ready()
     fields = [message.field for message in messages]
     async with runtime.db.transaction(project_id) as session:
         thread = await get_thread(session, where, lock=True) if isinstance(where, str) else None
@@ -264,6 +266,7 @@ async def answer_tools(
     blocks = [{"type": "tool_result", **output} for output in outputs]
     drafts = [Draft("user", blocks, "tool_outputs.", {}, run_id=run_id)]
     prepared = await ingest.prepare(runtime, drafts, now)
+    await runner.ready()
     async with runtime.db.transaction(project_id) as session:
         thread = await get_thread(session, thread_id, lock=True)
         run = await store.get_run(session, thread.pk, run_id)

@@ -102,6 +102,7 @@ class Session:
             self._is_committed = commit
         except asyncio.CancelledError:
             reads.cancel()
+            await asyncio.gather(reads, return_exceptions=True)  # else asyncio logs that nobody heard of it
             raise
         except Exception as error:
             failure = error

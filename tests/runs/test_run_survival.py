@@ -97,6 +97,49 @@ def test_a_server_that_is_stopped_ends_its_runs(
     followed.cancel(not_its_own)
 
 
+_HOLD_THE_FIRST_BEAT = """
+CREATE FUNCTION memory.hold_the_first_beat() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NOT EXISTS (SELECT FROM memory.servers WHERE id = new.id) THEN PERFORM pg_advisory_xact_lock(1); END IF; RETURN new;
+END $$;
+GRANT EXECUTE ON FUNCTION memory.hold_the_first_beat TO memory_worker;
+CREATE TRIGGER hold_the_first_beat BEFORE INSERT ON memory.servers
+FOR EACH ROW EXECUTE FUNCTION memory.hold_the_first_beat()"""
+
+
+def test_a_server_of_which_nobody_has_heard_yet(
+    api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service], database_url: str
+) -> None:
+    """Nobody takes the first runs of a new server from it, however late its first beat comes."""
+    provider.script(stall(after=1))
+    thread = Runs(api)
+    with psycopg.connect(database_url, autocommit=True) as owner, ThreadPoolExecutor(1) as pool:
+        owner.execute("SELECT pg_advisory_lock(1)")
+        owner.execute(_HOLD_THE_FIRST_BEAT)
+        try:
+            with client(another(), api_key) as elsewhere:
+                assert elsewhere.get(thread.path).is_success  # what comes next is fast
+                asked = pool.submit(
+                    elsewhere.post, f"{thread.path}/runs", json={"model": thread.model, "message": "Tell me."}
+                )
+                _wait_for_beats(owner, 2)  # of those that might take it
+                owner.execute("SELECT pg_advisory_unlock(1)")
+                run = asked.result().json()
+        finally:
+            owner.execute("DROP FUNCTION memory.hold_the_first_beat CASCADE")
+    provider.wait_until(lambda: len(provider.asked) == 1)
+    assert thread.get(run)["status"] == "in_progress"
+    thread.cancel(run)
+    thread.until(run, "cancelled")
+
+
+def _wait_for_beats(owner: psycopg.Connection[Any], count: int) -> None:
+    beat = "SELECT max(beat_at) FROM memory.servers"
+    for _ in range(count):
+        before = owner.execute(beat).fetchone()
+        while owner.execute(beat).fetchone() == before:
+            time.sleep(0.05)
+
+
 def test_a_run_that_is_nearly_done_is_waited_for(
     api: httpx2.Client, api_key: str, provider: ScriptedProvider, another: Callable[..., Service]
 ) -> None:

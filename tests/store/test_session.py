@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -237,6 +238,8 @@ def test_cancelled_in_the_middle(within: Within) -> None:
             await session.together(reads)
 
     async def body(db: Database) -> None:
+        unheard: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
         asked = asyncio.Event()
         task = asyncio.create_task(under_way(db, asked))
         await asked.wait()
@@ -246,5 +249,8 @@ def test_cancelled_in_the_middle(within: Within) -> None:
                 await asyncio.sleep(0.05)
         assert task.cancelled()
         assert await notes(db) == []
+        del task
+        gc.collect()
+        assert unheard == []
 
     within(body)
