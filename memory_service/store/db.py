@@ -75,7 +75,10 @@ class Database:
         pool_timeout_seconds: float = _POOL_TIMEOUT_SECONDS,
     ) -> None:
         self._pool_size = pool_size
+        self._pool_timeout_seconds = pool_timeout_seconds
         self._sessions = 0  # each has a connection, or waits for one
+        # Waited for here, not in the pool: there nobody is woken when a connection that others wait for cannot be made.
+        self._turns = asyncio.Semaphore(pool_size)
         self._engine = create_async_engine(
             sqlalchemy_url(url, login=role if login else None),
             isolation_level="AUTOCOMMIT",
@@ -121,7 +124,7 @@ class Database:
     async def rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """The rows of a statement, in psycopg's spelling, that is a transaction by itself, in no project: it is done, and
         holds no lock, even if this process freezes now. It must be safe to repeat."""
-        with _explained(), self._counted():
+        async with self._turn():
             pooled = await self._connection()
             try:
                 (answer,) = await send(_driver(pooled), Statement(sql, parameters))
@@ -133,7 +136,7 @@ class Database:
 
     @asynccontextmanager
     async def _session(self, project_id: int | None, *, read_only: bool) -> AsyncIterator[Session]:
-        with _explained(), self._counted():
+        async with self._turn():
             pooled = await self._connection()
             session = Session(_driver(pooled), project_id, read_only=read_only)
             try:
@@ -153,11 +156,21 @@ class Database:
             pooled.close()
         return pooled
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """For one of the connections."""
         self._sessions += 1
         try:
-            yield
+            with _explained():
+                try:
+                    async with asyncio.timeout(self._pool_timeout_seconds):
+                        await self._turns.acquire()
+                except TimeoutError as error:
+                    raise PoolTimeout from error
+                try:
+                    yield
+                finally:
+                    self._turns.release()
         finally:
             self._sessions -= 1
 

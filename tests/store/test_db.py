@@ -178,6 +178,19 @@ def test_server_that_is_away(url: str, temporary_dir: Path) -> None:
     with_database(f"postgresql://u@/db?host={temporary_dir}", body)
 
 
+def test_nobody_waits_for_a_connection_that_could_not_be_made(temporary_dir: Path) -> None:
+    async def ask(db: Database) -> None:
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            async with db.transaction(1):
+                raise AssertionError("there is no server")
+
+    async def body(db: Database) -> None:
+        async with asyncio.timeout(30):  # as a pool waits, it would be an hour
+            await asyncio.gather(*[ask(db) for _ in range(3)])
+
+    with_database(f"postgresql://u@/db?host={temporary_dir}", body, pool_size=1, pool_timeout_seconds=3_600)
+
+
 async def wait_for(db: Database, held: asyncio.Event, other: asyncio.Event, first: str, second: str) -> None:
     async with db.transaction(1) as session:
         await threads.get_thread(session, first, lock=True)
