@@ -12,8 +12,34 @@ from typing import Literal
 from sqlalchemy.engine import make_url
 
 Break = Literal["before", "after"]
-_COMMIT = b"COMMIT\0"
+_COMMIT = b"COMMIT"
 _INSERT = b"INSERT INTO "
+
+
+class _Client:
+    """What is executed on a connection. Most statements are named once and then only called by their names."""
+
+    def __init__(self) -> None:
+        self._unread = b""
+        self._has_begun = False  # the first message has no type
+        self._named: dict[bytes, bytes] = {}
+
+    def says(self, received: bytes) -> Iterator[bytes]:
+        self._unread += received
+        while len(self._unread) >= 5:
+            start = 1 if self._has_begun else 0
+            end = start + int.from_bytes(self._unread[start : start + 4])
+            if len(self._unread) < end:
+                return
+            type_, body = self._unread[:start], self._unread[start + 4 : end]
+            self._unread, self._has_begun = self._unread[end:], True
+            if type_ == b"P":
+                name, statement, _ = body.split(b"\0", 2)
+                self._named[name] = statement
+            elif type_ == b"B":
+                yield self._named[body.split(b"\0", 2)[1]]
+            elif type_ == b"Q":
+                yield body.rstrip(b"\0")
 
 
 class Proxy:
@@ -49,15 +75,16 @@ class Proxy:
                 threading.Thread(target=self._to_client, args=(client, server, deaf), daemon=True).start()
 
     def _to_server(self, client: socket.socket, server: socket.socket, deaf: threading.Event) -> None:
-        inserts = False
+        inserts, heard = False, _Client()
         with suppress(OSError):
             while received := client.recv(65536):
-                # Others commit too: what is only read, and what runs in the background.
-                inserts |= _INSERT in received
                 when = None
-                if _COMMIT in received:
-                    when = self._taken() if inserts else None
-                    inserts = False
+                for statement in heard.says(received):
+                    # Others commit too: what is only read, and what runs in the background.
+                    inserts |= _INSERT in statement
+                    if statement == _COMMIT:
+                        when = (self._taken() if inserts else None) or when
+                        inserts = False
                 if when == "before":
                     break
                 if when == "after":
