@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -134,7 +135,12 @@ def test_what_a_run_knows_of_its_thread_is_how_the_thread_is(home: Home, message
         runner = Listening(runtime, nullcontext, lambda: False)
         draft = Draft("user", message, "message.", {}) if message else None
         spec = RunSpec(SPEC)
-        await runs.create(runtime, runner, home.project_id, thread.id, spec, draft, {}, "refuse", NOW, None)
+        running = asyncio.create_task(runner.run())
+        try:
+            await runs.create(runtime, runner, home.project_id, thread.id, spec, draft, {}, "refuse", NOW, None)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
         async with runtime.db.read_only(home.project_id) as session:
             thread = await get_thread(session, thread.id)
         (known,) = begun
