@@ -28,7 +28,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from memory_service.errors import DatabaseNotReady, InvalidInput, ThreadMoved, Unavailable
-from memory_service.store.driver import Connection, Statement
+from memory_service.store.driver import OUTDATED, Connection, Statement
 from memory_service.store.session import IN_BINARY, InBinary, Session, noted, on_commit, send, wrapped
 
 __all__ = ["IN_BINARY", "ROLES", "SCHEMA", "Database", "InBinary", "PoolUsage", "Role", "Session", "on_commit"]
@@ -275,6 +275,8 @@ def _explanation(error: DBAPIError) -> Exception:
         return ThreadMoved("The thread was written to meanwhile; try again.")
     if sqlstate in _CROWDED:
         return Unavailable("Too many requests wait for the same thread; try again.")
+    if sqlstate in OUTDATED:
+        return Unavailable("The database was changed meanwhile; try again.")
     if sqlstate in _NOT_TEXT:
         return InvalidInput("The request contains text that cannot be stored; send valid Unicode.")
     return error

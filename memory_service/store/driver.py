@@ -26,7 +26,7 @@ from psycopg.pq.abc import PGresult
 #: On one connection; two or three times what a service asks in its life. Each takes some of the server's memory.
 MAX_PREPARED = 500
 # Prepared before a table changed, or no longer known to the server.
-_OUTDATED = ("0A000", "26000")
+OUTDATED = ("0A000", "26000")
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 
 
@@ -124,7 +124,7 @@ class Connection(AsyncConnection[Any]):
 
     def _error(self, failed: PGresult) -> psycopg.Error:
         error = error_from_result(failed, encoding=self.info.encoding)
-        if error.sqlstate in _OUTDATED:
+        if error.sqlstate in OUTDATED:
             self._known.clear()
         return error
 

@@ -178,6 +178,20 @@ def test_server_that_is_away(url: str, temporary_dir: Path) -> None:
     with_database(f"postgresql://u@/db?host={temporary_dir}", body)
 
 
+def test_whoever_meets_what_the_server_has_forgotten_may_try_again(url: str) -> None:
+    """As it does when an administrator discards it, or a table was altered."""
+
+    async def body(db: Database) -> None:
+        await exists(db, "any")
+        async with db.read_only(1) as session:
+            await session.connection.execute("DEALLOCATE ALL")
+        with pytest.raises(Unavailable, match="try again"):
+            await exists(db, "any")
+        assert not await exists(db, "any")
+
+    with_database(url, body, pool_size=1)
+
+
 def test_nobody_waits_for_a_connection_that_could_not_be_made(temporary_dir: Path) -> None:
     async def ask(db: Database) -> None:
         with pytest.raises(Unavailable, match="cannot be reached"):
