@@ -79,13 +79,14 @@ class Corpus:
         """Where terms occur, as (index of the term, document), in this order; one entry for each occurrence."""
         low = terms.astype(np.uint16)
         first, last = np.searchsorted(self.low, low, "left"), np.searchsorted(self.low, low, "right")
-        places = [self.places[start:end] for start, end in zip(first, last, strict=True)]
+        term = np.repeat(np.arange(len(terms)), counts := last - first)
+        # The places of all terms, one after the other: where each begins, less how many came before, and on.
+        place = self.places[np.arange(len(term)) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
         if len(self.places) > len(self.numbers):
-            places = [there[: np.searchsorted(there, len(self.numbers))] for there in places]
-        found = [there[self.numbers[there] == term] for there, term in zip(places, terms, strict=True)]
-        term = np.repeat(np.arange(len(terms)), list(map(len, found)))
-        place = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-        return term, np.searchsorted(self.starts, place, side="right") - 1
+            there = place < len(self.numbers)
+            term, place = term[there], place[there]
+        found = self.numbers[place] == terms[term]
+        return term[found], np.searchsorted(self.starts, place[found], side="right") - 1
 
     def before(self, seq: int) -> Corpus:
         """The corpus of one thread up to a message."""

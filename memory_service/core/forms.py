@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from memory_service.core.canonical import Raw, dumps
 from memory_service.core.counting import without_bytes
-from memory_service.core.layout import Layout, Piece
+from memory_service.core.layout import Layout
 from memory_service.core.media import source_url
-from memory_service.core.messages import THINKING_TYPES, Block, block_text, is_tool_result
+from memory_service.core.messages import THINKING_TYPES, Block, Piece, block_text, is_tool_result
 from memory_service.core.request import Request
 
 # What of an assistant's message is no text for OpenAI: calls have a place of their own, thinking none.
@@ -20,7 +21,7 @@ _ATTACHED = "(More of this result follows the results.)"
 
 
 def to_request(request: Request, layout: Layout, thread_id: str) -> dict[str, Any]:
-    """The keyword arguments for the provider's SDK. Blocks are `Raw`, so that `dumps` repeats their bytes."""
+    """The keyword arguments for the provider's SDK, to be written by `dumps`: blocks, or all messages, are `Raw`."""
     if request.provider == "openai":
         return _openai(request, layout, thread_id)
     return _anthropic(request, layout)
@@ -46,16 +47,12 @@ def _anthropic(request: Request, layout: Layout) -> dict[str, Any]:
         body["system"] = system
     if tools:
         body["tools"] = tools
-    body["messages"] = [
-        {
-            "role": role,
-            "content": [
-                Raw(f'{piece.json[:-1]},"cache_control":{dumps(marker)}}}' if marker and i in marks else piece.json)
-                for i, piece in group
-            ],
-        }
-        for role, group in groupby(enumerate(layout.pieces), key=lambda pair: pair[1].role)
-    ]
+    blocks = [piece.json for piece in layout.pieces]
+    for i in marks - {-1} if marker else ():
+        blocks[i] = f'{blocks[i][:-1]},"cache_control":{dumps(marker)}}}'
+    said = groupby(zip([piece.role for piece in layout.pieces], blocks, strict=True), key=itemgetter(0))
+    messages = [f'{{"role":"{role}","content":[{",".join([block for _, block in group])}]}}' for role, group in said]
+    body["messages"] = Raw(f"[{','.join(messages)}]")
     return body
 
 

@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import NamedTuple
 
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import Kept
-from memory_service.core.messages import THINKING_TYPES, Block, Turn, is_tool_result
+from memory_service.core.messages import Block, Message, Piece, Turn, is_tool_result
 from memory_service.core.prompt_cache import Position
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.volatile import Volatile
@@ -61,16 +60,6 @@ class StablePart:
     def needs(self, scale: Scale) -> tuple[int, int]:
         """Tokens of (system, tools); what a request costs by itself counts as system."""
         return scale.ceil(self.system_counts) + scale.per_request, scale.ceil(self.tool_counts)
-
-
-class Piece(NamedTuple):
-    """A content block in its place. `json` is its canonical text."""
-
-    role: str
-    seq: int
-    block: Block
-    json: str
-    volatile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +123,20 @@ def _never(_seq: int) -> bool:
 def _turn_pieces(turn: Turn, volatile: Volatile, shows_thinking: Callable[[int], bool]) -> list[Piece]:
     """The volatile text stands before the user's own, but behind tool results, which a provider wants first."""
     pieces = [
-        Piece(message.role, message.seq, block, json)
+        piece
         for message in turn.messages
-        for block, json in zip(message.content, message.block_texts, strict=True)
-        if block.get("type") not in THINKING_TYPES or (shows_thinking(message.seq) and "foreign" not in block)
+        for piece in (_without_thinking(message, shows_thinking) if message.thinks else message.pieces)
     ]
-    opener = turn.messages[0]
-    results = sum(map(is_tool_result, opener.content))
-    return [*pieces[:results], *_volatile_pieces(volatile, opener.seq), *pieces[results:]]
+    if before := _volatile_pieces(volatile, turn.first_seq):
+        results = sum(map(is_tool_result, turn.messages[0].content))
+        pieces[results:results] = before
+    return pieces
+
+
+def _without_thinking(message: Message, shows_thinking: Callable[[int], bool]) -> list[Piece]:
+    """But for what is shown of it; never what another model thought."""
+    shows = shows_thinking(message.seq)
+    return [piece for piece in message.pieces if not piece.is_thinking or (shows and "foreign" not in piece.block)]
 
 
 def _volatile_pieces(volatile: Volatile, seq: int) -> list[Piece]:
@@ -176,17 +171,16 @@ def locate(
             positions.append(Position(chain.hexdigest(), round(before)))
     before = float(system_tokens + tool_tokens)
     of_pieces: list[int] = []
-    previous: Piece | None = None
+    previous: tuple[str, str] | None = None
     for piece, tokens in zip(pieces, _share_out(pieces, message_tokens, volatile_tokens), strict=True):
         chain.update(f"{piece.role}:{piece.json}".encode())
         before += tokens
-        position = Position(chain.hexdigest(), round(before))
-        if previous and _same_position(previous, piece):
-            positions[-1] = position
-        else:
-            positions.append(position)
+        run = _run_of(piece)
+        if run and run == previous:
+            positions.pop()
+        previous = run
+        positions.append(Position(chain.hexdigest(), round(before)))
         of_pieces.append(len(positions) - 1)
-        previous = piece
     shared_end = len(stable.tools) + len(stable.shared) - 1
     return Positions(tuple(positions), tuple(of_pieces), shared_end, shared_end + len(stable.own))
 
@@ -206,6 +200,6 @@ def _share_out(
     ]
 
 
-def _same_position(left: Piece, right: Piece) -> bool:
-    kind = left.block.get("type")
-    return kind in ("tool_use", "tool_result") and right.block.get("type") == kind and left.role == right.role
+def _run_of(piece: Piece) -> tuple[str, str] | None:
+    kind = piece.block.get("type")
+    return (piece.role, kind) if kind in ("tool_use", "tool_result") else None

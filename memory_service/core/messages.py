@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import groupby, takewhile
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from memory_service.core.canonical import dumps
 from memory_service.core.tokens import TokenCounts
@@ -24,6 +24,20 @@ _MISSING_RESULT_TOKENS = 9
 # Providers want a user message first; some products greet first.
 OPENED_BY_ASSISTANT = "(The assistant opened this conversation.)"
 _OPENED_BY_ASSISTANT_COUNTS = TokenCounts(messages=1, latin=6, text_bytes=41)
+
+
+class Piece(NamedTuple):
+    """A content block in its place in a prompt. `json` is its canonical text."""
+
+    role: str
+    seq: int
+    block: Block
+    json: str
+    volatile: bool = False
+
+    @property
+    def is_thinking(self) -> bool:
+        return self.block.get("type") in THINKING_TYPES
 
 
 @dataclass(frozen=True)
@@ -52,9 +66,12 @@ class Message:
         return self.counts + TokenCounts(latin=thinking, text_bytes=4 * thinking) if thinking else self.counts
 
     @cached_property
-    def block_texts(self) -> tuple[str, ...]:
-        """Its blocks as canonical JSON."""
-        return tuple(map(dumps, self.content))
+    def pieces(self) -> tuple[Piece, ...]:
+        return tuple(Piece(self.role, self.seq, block, dumps(block)) for block in self.content)
+
+    @cached_property
+    def thinks(self) -> bool:
+        return any(piece.is_thinking for piece in self.pieces)
 
     @cached_property
     def opens_turn(self) -> bool:

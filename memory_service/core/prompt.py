@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memory_service.core.lane import Lane, OpenTurn, Tail, differences, share_cache
-from memory_service.core.layout import Layout, Piece, Positions, StablePart, locate, render_pieces
-from memory_service.core.messages import THINKING_TYPES, Repair
+from memory_service.core.layout import Layout, Positions, StablePart, locate, render_pieces
+from memory_service.core.messages import Piece, Repair
 from memory_service.core.misses import Miss, explain_prediction
 from memory_service.core.prompt_cache import (
     MAX_BREAKPOINTS,
@@ -208,9 +208,7 @@ def _markable(request: Request, pieces: Sequence[Piece]) -> list[int]:
     return [
         i
         for i, piece in enumerate(pieces)
-        if not piece.volatile
-        and piece.block.get("type") not in THINKING_TYPES
-        and not (input_only and piece.role == "assistant")
+        if not piece.volatile and not piece.is_thinking and not (input_only and piece.role == "assistant")
     ]
 
 

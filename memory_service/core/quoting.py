@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from memory_service.core.markup import escaper
 from memory_service.core.recall import Hit
@@ -18,8 +18,7 @@ _CLOSE = "</recalled_messages>"
 escape = escaper("recalled_messages", "message", "request_context")
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A hit with what is needed to show it."""
 
     hit: Hit
@@ -30,8 +29,7 @@ class Candidate:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Recalled:
+class Recalled(NamedTuple):
     """A candidate that is in the prompt, and what it costs there (markup included)."""
 
     candidate: Candidate
@@ -40,7 +38,7 @@ class Recalled:
 
 def render_candidate(candidate: Candidate) -> str:
     excerpt = ' excerpt="true"' if candidate.is_excerpt else ""
-    when = candidate.created_at.strftime("%Y-%m-%d %H:%M")
+    when = candidate.created_at.isoformat(" ", "minutes")[: len("2026-11-21 22:30")]
     return f'<message role="{candidate.role}" at="{when}"{excerpt}>\n{escape(candidate.text)}\n</message>\n'
 
 
@@ -64,7 +62,7 @@ def pack(
     said: set[str] = set()
     for candidate in candidates:
         if least is None:
-            least = tokens_of(render_candidate(replace(candidate, text="", is_excerpt=False)))
+            least = tokens_of(render_candidate(candidate._replace(text="", is_excerpt=False)))
         if left < least:
             break  # counting is most of the work, and nothing fits any more
         if candidate.text in said:

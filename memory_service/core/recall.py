@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,8 +39,7 @@ _ROLES = np.arange(1 << 31 - PASSAGE_BITS)
 _RELEVANT_SCORE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A passage that a query found. `document` counts passages in index order; `passage` is its number in the message.
 
     `score` is what it is ranked by, `fused` how much it says of the query, both in standard deviations from the average

@@ -203,12 +203,13 @@ def _whole_turns(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def _sizes(turns: Sequence[Turn], scale: Scale) -> list[TurnSize]:
-    closed = [TurnSize(len(turn.messages), scale.tokens(turn.counts)) for turn in turns[:-1]]
+    closed = [TurnSize(len(t.messages), sum([scale.tokens(m.counts) for m in t.messages])) for t in turns[:-1]]
     return [*closed, TurnSize(len(turns[-1].messages), scale.tokens(turns[-1].counts_with_thinking))]
 
 
 def _counts(turns: Sequence[Turn]) -> TokenCounts:
-    return TokenCounts.total([*(turn.counts for turn in turns[:-1]), turns[-1].counts_with_thinking])
+    closed = [message.counts for turn in turns[:-1] for message in turn.messages]
+    return TokenCounts.total([*closed, turns[-1].counts_with_thinking])
 
 
 def _frozen_volatile(lane: Lane | None, open_turn: Turn, refresh: bool) -> Volatile | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from memory_service.core.canonical import loads
 from memory_service.core.corpus import Floats, Ints, count_documents
-from memory_service.core.messages import content_text
+from memory_service.core.messages import Block, content_text
 from memory_service.core.recall import Hit, Words, best, best_documents, weigh_words
 from memory_service.core.similarity import align, calibrate, common_part, sample, typical
 from memory_service.core.terms import passages_of
@@ -147,11 +147,18 @@ async def split(contents: Mapping[_Key, str]) -> Callable[[_Key], list[str]]:
     """The passages of messages, by whatever they are named by: split when they are asked for, as many are not; beside the
     event loop when they are long."""
 
+    def parse() -> dict[_Key, list[Block]]:
+        # All at once: to begin with each anew takes longer than to read it.
+        return dict(zip(contents, loads(f"[{','.join(contents.values())}]"), strict=True))
+
     @cache
     def passages(key: _Key) -> list[str]:
-        return passages_of(content_text(loads(contents[key])))
+        return passages_of(content_text(parsed[key]))
 
-    if sum(map(len, contents.values())) > _SPLIT_INLINE_CHARACTERS:
+    if sum(map(len, contents.values())) <= _SPLIT_INLINE_CHARACTERS:
+        parsed = parse()
+    else:
+        parsed = await asyncio.to_thread(parse)
         await asyncio.to_thread(lambda: [passages(key) for key in contents])
     return passages
 
