@@ -29,7 +29,7 @@ def keep(
     if lane is None or lane.stable_digest != stable_digest or request.strategy.type not in ("auto", "disabled"):
         return ()
     last = lane.open_turn
-    closed = next((turn for turn in turns[:-1] if last and turn.first_seq == last.first_seq), None)
+    closed = next((turn for turn in turns[-2::-1] if last and turn.first_seq == last.first_seq), None)
     if last is None or closed is None or last.loop_tail is None or lane.changed_before(last.loop_tail):
         return lane.kept
     if last.volatile.tokens and last.counts == TokenCounts():

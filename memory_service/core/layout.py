@@ -16,7 +16,7 @@ from hashlib import sha256
 
 from memory_service.core.canonical import dumps
 from memory_service.core.lane import Kept
-from memory_service.core.messages import Block, Message, Piece, Turn, is_tool_result
+from memory_service.core.messages import THINKING_TYPES, Block, Piece, Turn, is_tool_result
 from memory_service.core.prompt_cache import Position
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.volatile import Volatile
@@ -24,6 +24,8 @@ from memory_service.core.volatile import Volatile
 # Media are shared out as if their JSON were at most this long; their tokens do not grow with it.
 _MEDIA_CHARACTERS = 6_400
 _NOTHING = sha256().hexdigest()
+# So many in a row as there are, they are one position.
+_RUNS = ("tool_use", "tool_result")
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ class Positions:
         return self.all[at].tokens if at >= 0 else 0
 
     def extend(self, digest: str) -> bool:
-        """Whether they begin with the bytes of this digest."""
-        return digest == _NOTHING or any(position.digest == digest for position in self.all)
+        """Whether they begin with the bytes of this digest; most likely not much less than all of them do."""
+        return digest == _NOTHING or any(position.digest == digest for position in reversed(self.all))
 
 
 def render_pieces(turns: Sequence[Turn], volatile: Volatile, kept: Sequence[Kept] = ()) -> tuple[Piece, ...]:
@@ -111,38 +113,31 @@ def render_pieces(turns: Sequence[Turn], volatile: Volatile, kept: Sequence[Kept
     by_seq = {one.first_seq: one for one in kept}
     pieces: list[Piece] = []
     for turn in turns[:-1]:
-        one = by_seq.get(turn.first_seq)
-        pieces += _turn_pieces(turn, one.volatile if one else Volatile(), one.shows_thinking if one else _never)
+        if by_seq and (one := by_seq.get(turn.first_seq)):
+            pieces += _turn_pieces(turn, one.volatile, one.shows_thinking)
+        else:
+            pieces += [piece for message in turn.messages for piece in message.said]
     return (*pieces, *_turn_pieces(turns[-1], volatile, lambda _: True))
 
 
-def _never(_seq: int) -> bool:
-    return False
-
-
 def _turn_pieces(turn: Turn, volatile: Volatile, shows_thinking: Callable[[int], bool]) -> list[Piece]:
-    """The volatile text stands before the user's own, but behind tool results, which a provider wants first."""
+    """With what was thought, but never by another model. The volatile text stands before the user's own, but behind tool
+    results, which a provider wants first."""
     pieces = [
         piece
         for message in turn.messages
-        for piece in (_without_thinking(message, shows_thinking) if message.thinks else message.pieces)
+        for piece in message.pieces
+        if piece.kind not in THINKING_TYPES or (shows_thinking(message.seq) and "foreign" not in piece.block)
     ]
-    if before := _volatile_pieces(volatile, turn.first_seq):
-        results = sum(map(is_tool_result, turn.messages[0].content))
-        pieces[results:results] = before
+    results = sum(map(is_tool_result, turn.messages[0].content))
+    pieces[results:results] = _volatile_pieces(volatile, turn.first_seq)
     return pieces
-
-
-def _without_thinking(message: Message, shows_thinking: Callable[[int], bool]) -> list[Piece]:
-    """But for what is shown of it; never what another model thought."""
-    shows = shows_thinking(message.seq)
-    return [piece for piece in message.pieces if not piece.is_thinking or (shows and "foreign" not in piece.block)]
 
 
 def _volatile_pieces(volatile: Volatile, seq: int) -> list[Piece]:
     texts = (volatile.recalled_text, volatile.context_text)
     blocks = [{"type": "text", "text": text} for text in texts if text]
-    return [Piece("user", seq, block, dumps(block), volatile=True) for block in blocks]
+    return [Piece("user", seq, "text", block, dumps(block), volatile=True) for block in blocks]
 
 
 def locate(
@@ -175,7 +170,7 @@ def locate(
     for piece, tokens in zip(pieces, _share_out(pieces, message_tokens, volatile_tokens), strict=True):
         chain.update(f"{piece.role}:{piece.json}".encode())
         before += tokens
-        run = _run_of(piece)
+        run = (piece.role, piece.kind) if piece.kind in _RUNS else None
         if run and run == previous:
             positions.pop()
         previous = run
@@ -198,8 +193,3 @@ def _share_out(
         (volatile_tokens if key[0] else message_tokens)[key[1]] * size / totals[key]
         for key, size in zip(keys, sizes, strict=True)
     ]
-
-
-def _run_of(piece: Piece) -> tuple[str, str] | None:
-    kind = piece.block.get("type")
-    return (piece.role, kind) if kind in ("tool_use", "tool_result") else None

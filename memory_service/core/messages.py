@@ -27,17 +27,14 @@ _OPENED_BY_ASSISTANT_COUNTS = TokenCounts(messages=1, latin=6, text_bytes=41)
 
 
 class Piece(NamedTuple):
-    """A content block in its place in a prompt. `json` is its canonical text."""
+    """A content block in its place in a prompt. `kind` is its type, `json` its canonical text."""
 
     role: str
     seq: int
+    kind: str
     block: Block
     json: str
     volatile: bool = False
-
-    @property
-    def is_thinking(self) -> bool:
-        return self.block.get("type") in THINKING_TYPES
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,12 @@ class Message:
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
-        return tuple(Piece(self.role, self.seq, block, dumps(block)) for block in self.content)
+        """All of it; `said` without what was thought."""
+        return tuple(Piece(self.role, self.seq, block.get("type", ""), block, dumps(block)) for block in self.content)
 
     @cached_property
-    def thinks(self) -> bool:
-        return any(piece.is_thinking for piece in self.pieces)
+    def said(self) -> tuple[Piece, ...]:
+        return tuple(piece for piece in self.pieces if piece.kind not in THINKING_TYPES)
 
     @cached_property
     def opens_turn(self) -> bool:
@@ -236,7 +234,8 @@ def extend_tail(tail: Tail, role: str, content: Sequence[Block], field: str) -> 
 def mend(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[Repair, ...]]:
     """`repair` for turns, which stay the turns they were."""
     first = turns[0].messages[0].role if turns else "user"
-    if first == "user" and not any(message.tool_use_ids for turn in turns for message in turn.messages):
+    calling = [message for turn in turns for message in turn.messages if message.tool_use_ids]
+    if first == "user" and not calling:
         return tuple(turns), ()  # as most are
     messages, repairs = repair([message for turn in turns for message in turn.messages])
     if not repairs:

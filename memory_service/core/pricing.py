@@ -82,8 +82,8 @@ class Model:
 
 def find_model(table: Sequence[Model], provider: str, name: str) -> Model:
     """The table's entry for a model or a dated version of it; for an unknown model one without prices."""
-    for model in table:
-        if model.provider == provider and _is_version_of(name, model.name):
+    for model in _named(table, name):
+        if model.provider == provider:
             return model
     rule: CacheRule = "anthropic_breakpoints" if provider == "anthropic" else "longest_prefix"
     return Model(name=name, provider=provider, cache_rule=rule)
@@ -96,9 +96,9 @@ def provider_of(table: Sequence[Model], name: str) -> str | None:
 
 def providers_of(table: Sequence[Model], name: str) -> list[str]:
     """All that do, in the order of the table."""
-    return list(dict.fromkeys(model.provider for model in table if _is_version_of(name, model.name)))
+    return list(dict.fromkeys(model.provider for model in _named(table, name)))
 
 
-def _is_version_of(name: str, model: str) -> bool:
+def _named(table: Sequence[Model], name: str) -> list[Model]:
     """`gpt-4o-2024-08-06` is a version of `gpt-4o`; `gpt-4o-mini` is another model, with prices of its own."""
-    return name.startswith(model) and _VERSION.fullmatch(name, len(model)) is not None
+    return [model for model in table if name.startswith(model.name) and _VERSION.fullmatch(name, len(model.name))]

@@ -13,7 +13,7 @@ from typing import Literal
 
 from memory_service.core.lane import Lane, OpenTurn, Tail, differences, share_cache
 from memory_service.core.layout import Layout, Positions, StablePart, locate, render_pieces
-from memory_service.core.messages import Piece, Repair
+from memory_service.core.messages import THINKING_TYPES, Piece, Repair
 from memory_service.core.misses import Miss, explain_prediction
 from memory_service.core.prompt_cache import (
     MAX_BREAKPOINTS,
@@ -106,8 +106,8 @@ def assemble(
         },
     )
     markable = _markable(request, pieces)
-    history_end = max((i for i in markable if pieces[i].seq < opened_at), default=-1)
-    prefix_end = max(markable, default=-1) if window.loop_tail else history_end
+    history_end = _last_up_to(opened_at - 1, pieces, markable)
+    prefix_end = markable[-1] if window.loop_tail and markable else history_end
     tail = Tail(pieces[history_end].seq, now) if history_end >= 0 else None
     layout = _mark(request, stable, pieces, markable, window, lane, history_end, now)
     breakpoints = [positions.of_mark(mark) for mark in layout.marks]
@@ -192,24 +192,26 @@ def _section_tokens(
 
 def _message_tokens(window: Window, scale: Scale) -> dict[int, float]:
     tokens = {m.seq: scale.tokens(m.counts) for turn in window.turns for m in turn.messages}
-    by_seq = {kept.first_seq: kept for kept in window.kept}
-    for turn in window.turns:
-        kept = by_seq.get(turn.first_seq)
-        for m in turn.messages if kept else ():
-            if kept and kept.shows_thinking(m.seq):
-                tokens[m.seq] = scale.tokens(m.counts_with_thinking)
-    opened = {m.seq: scale.tokens(m.counts_with_thinking) for m in window.open_turn.messages}
-    return tokens | opened
+    for kept in window.kept:
+        turn = next(turn for turn in window.turns if turn.first_seq == kept.first_seq)
+        thought = [m for m in turn.messages if kept.shows_thinking(m.seq)]
+        tokens |= {m.seq: scale.tokens(m.counts_with_thinking) for m in thought}
+    return tokens | {m.seq: scale.tokens(m.counts_with_thinking) for m in window.open_turn.messages}
 
 
 def _markable(request: Request, pieces: Sequence[Piece]) -> list[int]:
-    """The pieces on which a breakpoint may stand: nothing volatile, no thinking, and for OpenAI no output of the model."""
+    """The pieces on which a breakpoint may stand, in order: nothing volatile, no thinking, for OpenAI no model's output."""
     input_only = request.model.cache_rule == "openai_breakpoints"
     return [
         i
         for i, piece in enumerate(pieces)
-        if not piece.volatile and not piece.is_thinking and not (input_only and piece.role == "assistant")
+        if not piece.volatile and piece.kind not in THINKING_TYPES and not (input_only and piece.role == "assistant")
     ]
+
+
+def _last_up_to(seq: int, pieces: Sequence[Piece], markable: Sequence[int]) -> int:
+    """The last markable piece of a message and all before it; -1: there is none."""
+    return next((i for i in reversed(markable) if pieces[i].seq <= seq), -1)
 
 
 def _mark(
@@ -228,7 +230,7 @@ def _mark(
     marks = {history_end} - {-1}
     previous = _previous_marks(window, lane, now)
     for seq in (*previous, *([window.loop_tail] if window.loop_tail else [])):
-        marks |= {max((i for i in markable if pieces[i].seq <= seq), default=-1)} - {-1}
+        marks |= {_last_up_to(seq, pieces, markable)} - {-1}
     newest = tuple(sorted(marks)[-(MAX_BREAKPOINTS - 1) :])
     # OpenAI takes no breakpoint on a tool.
     mark_tools = bool(stable.tools) and not stable.own and request.model.cache_rule != "openai_breakpoints"

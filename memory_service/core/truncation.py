@@ -65,7 +65,7 @@ def choose_cut(
         return Cut(max(newest, _newest_within(turns, ceiling)), "last_messages")
     if strategy.type == "sliding":
         return Cut(_newest_within(turns, ceiling), "over_ceiling")
-    total = sum(turn.tokens for turn in turns)
+    total = sum([turn.tokens for turn in turns])
     if total + kept_tokens > ceiling or more_before:
         return Cut(_newest_within(turns, low_water), "over_ceiling")
     if cold:

@@ -135,7 +135,7 @@ def plan_window(
         cold=cold,
         kept_tokens=(kept_tokens := scale.tokens(extra(mended, kept))),
     )
-    if cut.reason or more_before or sum(size.tokens for size in sizes) + kept_tokens > budget.window_ceiling:
+    if cut.reason or more_before or sum([size.tokens for size in sizes]) + kept_tokens > budget.window_ceiling:
         kept = ()  # a trim has all behind it written anew in any case
     # What is mended in a turn may depend on the one before it.
     shown, repairs = mend(turns[cut.index :]) if cut.index else (mended, repairs)

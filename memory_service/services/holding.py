@@ -133,6 +133,8 @@ async def hold(
     if embedder:
         known, vectors = vectors, await _vectors(session, thread, vectors, corpus, before_seq, embedder)
         vectors = await _knowing_common(session, thread, vectors, known, corpus, embedder)
+    if held and held.before_seq == before_seq and held.corpus is corpus and held.vectors is vectors:
+        return held
     now = Held(thread.edited_version, before_seq, corpus, vectors)
     if held is None or held.before_seq <= before_seq:
         runtime.held.keep(thread.pk, now)

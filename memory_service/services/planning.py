@@ -145,7 +145,7 @@ async def outline(
         open_ids = extend_tail(thread.tail, new.role, content, "message.content").open_tool_use_ids
         messages.append(_new_message(new, thread.last_seq + 1))
     check_open_calls(open_ids, messages)
-    shown = (message.counts for message in messages)
+    shown = [message.counts for message in messages]
     outlined = plan.outline(
         request,
         stable,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from memory_service.store.db import IN_BINARY, Session
 from memory_service.store.session import text
@@ -59,8 +60,7 @@ async def user_indexes(session: Session, user_id: str) -> Sequence[ThreadIndex]:
     return [ThreadIndex(row.pk, row.id, bytes(row.entries)) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """Of a message what is shown when it is quoted."""
 
     seq: int
