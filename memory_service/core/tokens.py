@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from math import ceil, sqrt
-from typing import Any, Self
+from operator import le, mul
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+Weights = tuple[float, ...]
 
 # A byte-level tokenizer reports about 4.5 tokens per o200k token, Claude up to 1.5: the prior must be able to go there.
 _PRIOR_STD = (200.0, 4.0, 0.6, 0.8, 0.6, 0.5)
@@ -83,29 +85,40 @@ class TokenCounts:
             images += c.images
         return cls(messages, latin, other, text_bytes, images)
 
-    def features(self, requests: int) -> tuple[float, ...]:
-        return (float(requests), self.messages, self.latin, self.other, self.text_bytes, self.images)
+    @property
+    def features(self) -> tuple[float, ...]:
+        """What the weights of an estimate are for: of one request."""
+        return (1.0, self.messages, self.latin, self.other, self.text_bytes, self.images)
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    counts: TokenCounts
+class Observation(NamedTuple):
+    """What a provider reported for a request, and what was counted of it."""
+
+    messages: int
+    latin: int
+    other: int
+    text_bytes: int
+    images: int
     reported_tokens: int
+
+    @classmethod
+    def of(cls, counts: TokenCounts, reported_tokens: int) -> Self:
+        return cls(counts.messages, counts.latin, counts.other, counts.text_bytes, counts.images, reported_tokens)
+
+    @property
+    def counts(self) -> TokenCounts:
+        return TokenCounts(*self[:-1])
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """As those of its counts."""
+        return (1.0, *self[:-1])
 
     @property
     def is_possible(self) -> bool:
         """Whether any tokenizer could have made as many tokens of it."""
-        c = self.counts
-        most = c.text_bytes + _MOST[5] * c.images + _HIDDEN_TOKENS_PER_MESSAGE * c.messages + _HIDDEN_TOKENS
-        return _COARSEST * (c.latin + c.other) < self.reported_tokens <= most
-
-    @classmethod
-    def from_json(cls, row: Sequence[float]) -> Self:
-        *counts, reported = (int(cell) for cell in row)
-        return cls(TokenCounts(*counts), reported)
-
-    def to_json(self) -> list[float]:
-        return [*self.counts.features(0)[1:], self.reported_tokens]
+        most = self.text_bytes + _MOST[5] * self.images + _HIDDEN_TOKENS_PER_MESSAGE * self.messages + _HIDDEN_TOKENS
+        return _COARSEST * (self.latin + self.other) < self.reported_tokens <= most
 
 
 @dataclass(frozen=True)
@@ -136,7 +149,7 @@ class TokenEstimate:
         """Share added to the plain estimate so that it is not exceeded."""
         if len(self.recent) < 3:
             return _UNSEEN_MARGIN
-        excess = max(seen.reported_tokens / max(self._plain(seen.counts, 1), 1.0) - 1.0 for seen in self.recent)
+        excess = max([seen.reported_tokens / max(self._plain(seen.features), 1.0) - 1.0 for seen in self.recent])
         return max(excess, 0.0) + _MARGIN_FLOOR
 
     @property
@@ -144,15 +157,17 @@ class TokenEstimate:
         """By what share the newest reports are off the plain estimate, on average; None before the first."""
         if not self.recent:
             return None
-        off = (abs(seen.reported_tokens / max(self._plain(seen.counts, 1), 1.0) - 1.0) for seen in self.recent)
+        off = (abs(seen.reported_tokens / max(self._plain(seen.features), 1.0) - 1.0) for seen in self.recent)
         return sum(off) / len(self.recent)
 
     def margin_for(self, counts: TokenCounts) -> float:
         """The margin for a request like this: wider when what was reported so far says little about it."""
         if len(self.recent) < 3:
             return _UNSEEN_MARGIN
-        x = np.array(counts.features(1))
-        spread = _UNLIKE_STDS * sqrt(max(x @ np.array(self.covariance) @ x, 0.0)) / max(self._plain(counts, 1), 1.0)
+        x = counts.features
+        # Not with arrays: of six numbers these take four times as long.
+        variance = _dot(x, [_dot(row, x) for row in self.covariance])
+        spread = _UNLIKE_STDS * sqrt(max(variance, 0.0)) / max(self._plain(x), 1.0)
         return max(self.margin, min(spread, _UNLIKE_MARGIN))
 
     def scaled(self, like: TokenCounts | None = None) -> Scale:
@@ -162,7 +177,7 @@ class TokenEstimate:
 
     def observe(self, counts: TokenCounts, reported_tokens: int) -> TokenEstimate:
         """The estimate after a request with these counts was reported to have that many input tokens."""
-        seen = Observation(counts, reported_tokens)
+        seen = Observation.of(counts, reported_tokens)
         if not seen.is_possible:
             return self
         if not self._is_contradicted_by(seen):
@@ -170,12 +185,12 @@ class TokenEstimate:
         doubted = (*self.doubted, seen)
         if len(doubted) == _BELIEVED_AFTER:
             return reduce(TokenEstimate._learn, doubted, self._with_open_mind())
-        is_absurd = not 1 / _ABSURD_FACTOR < reported_tokens / max(self._plain(counts, 1), 1.0) < _ABSURD_FACTOR
+        is_absurd = not 1 / _ABSURD_FACTOR < reported_tokens / max(self._plain(seen.features), 1.0) < _ABSURD_FACTOR
         return replace(self, doubted=doubted, recent=self.recent if is_absurd else self._recent_and(seen))
 
     def _is_contradicted_by(self, seen: Observation) -> bool:
-        x = np.array(seen.counts.features(1))
-        expected = self._plain(seen.counts, 1)
+        x = np.array(seen.features)
+        expected = self._plain(seen.features)
         variance = x @ np.array(self.covariance) @ x + _noise(expected)
         return bool(abs(seen.reported_tokens - expected) > _CONTRADICTION_STDS * sqrt(variance))
 
@@ -185,7 +200,7 @@ class TokenEstimate:
 
     def _learn(self, seen: Observation) -> TokenEstimate:
         """One step of the Kalman filter, in Joseph's form, which keeps the covariance symmetric and positive."""
-        x = np.array(seen.counts.features(1))
+        x = np.array(seen.features)
         held = np.array(self.covariance)
         # Forget a little, but never know less than the prior did.
         fade = np.sqrt(np.minimum(_DRIFT, np.square(_PRIOR_STD) / np.diag(held)))
@@ -194,11 +209,10 @@ class TokenEstimate:
         gain = spread @ x / (x @ spread @ x + noise)
         kept = np.eye(len(x)) - np.outer(gain, x)
         covariance = kept @ spread @ kept.T + noise * np.outer(gain, gain)
-        weights = np.array(self.weights) + gain * (seen.reported_tokens - self._plain(seen.counts, 1))
-        weights = _within_bounds(weights, covariance)
+        weights = np.array(self.weights) + gain * (seen.reported_tokens - self._plain(seen.features))
         return replace(
             self,
-            weights=tuple(weights.tolist()),
+            weights=_within_bounds(tuple(weights.tolist()), covariance.tolist()),
             covariance=tuple(map(tuple, ((covariance + covariance.T) / 2).tolist())),
             recent=self._recent_and(seen),
             observations=self.observations + 1,
@@ -207,27 +221,27 @@ class TokenEstimate:
     def _recent_and(self, seen: Observation) -> tuple[Observation, ...]:
         return (*self.recent, seen)[-_MARGIN_WINDOW:]
 
-    def _plain(self, counts: TokenCounts, requests: int) -> float:
-        return sum(w * f for w, f in zip(self.weights, counts.features(requests), strict=True))
+    def _plain(self, features: Sequence[float]) -> float:
+        return _dot(self.weights, features)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "weights": list(self.weights),
             "covariance": [list(row) for row in self.covariance],
-            "recent": [seen.to_json() for seen in self.recent],
+            "recent": self.recent,
             "observations": self.observations,
-            "doubted": [seen.to_json() for seen in self.doubted],
+            "doubted": self.doubted,
         }
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TokenEstimate:
-        covariance = tuple(tuple(row) for row in state["covariance"])
+        covariance = tuple(map(tuple, state["covariance"]))
         return cls(
-            weights=tuple(_within_bounds(np.array(state["weights"]), np.array(covariance)).tolist()),
+            weights=_within_bounds(tuple(state["weights"]), covariance),
             covariance=covariance,
-            recent=tuple(map(Observation.from_json, state["recent"])),
+            recent=tuple(map(Observation._make, state["recent"])),
             observations=state["observations"],
-            doubted=tuple(map(Observation.from_json, state.get("doubted", ()))),
+            doubted=tuple(map(Observation._make, state.get("doubted", ()))),
         )
 
 
@@ -259,17 +273,23 @@ class Scale:
         return ceil(self.weights[0])
 
 
-def _within_bounds(weights: FloatArray, covariance: FloatArray) -> FloatArray:
+def _dot(one: Iterable[float], other: Iterable[float]) -> float:
+    products: Iterable[float] = map(mul, one, other)
+    return sum(products)
+
+
+def _within_bounds(weights: Weights, covariance: Sequence[Sequence[float]]) -> Weights:
     """The likeliest weights that a tokenizer can have: where one is held back, those that go with it make up for it."""
-    if all(least <= weight <= most for least, weight, most in zip(_LEAST, weights, _MOST, strict=True)):
+    if all(map(le, _LEAST, weights)) and all(map(le, weights, _MOST)):
         return weights
+    moved, spread = np.array(weights), np.array(covariance)
     for _ in range(2 * len(weights)):
-        off = np.clip(weights, _LEAST, _MOST) - weights
-        worst = int(np.argmax(np.abs(off) / np.sqrt(np.diag(covariance))))
+        off = np.clip(moved, _LEAST, _MOST) - moved
+        worst = int(np.argmax(np.abs(off) / np.sqrt(np.diag(spread))))
         if off[worst] == 0:
-            return weights
-        weights = weights + covariance[:, worst] * (off[worst] / covariance[worst, worst])
-    return np.clip(weights, _LEAST, _MOST)
+            break
+        moved = moved + spread[:, worst] * (off[worst] / spread[worst, worst])
+    return tuple(np.clip(moved, _LEAST, _MOST).tolist())
 
 
 def _noise(tokens: float) -> float:

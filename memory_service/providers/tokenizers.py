@@ -51,22 +51,21 @@ class O200kCounter:
         self._remembered: dict[bytes, TokenCounts] = {}
 
     def count(self, text: str) -> TokenCounts:
-        first, *others = text.split(_SEAM, _MOST_PARTS)
-        if not 0 < len(others) < _MOST_PARTS:
-            return self._remembering(text)
-        *between, last = others
-        parts = [f"{first}\n", *(f"<{part}\n" for part in between), f"<{last}"]
-        return TokenCounts.total(map(self._remembering, parts))
-
-    def _remembering(self, text: str) -> TokenCounts:
         encoded = text.encode()
         key = blake2b(encoded, digest_size=16).digest()
         known = self._remembered.get(key)
         if known is None:
             if len(self._remembered) >= _REMEMBERED:
                 self._remembered.clear()
-            known = self._remembered[key] = self._count(text, len(encoded))
+            known = self._remembered[key] = self._added_up(text) or self._count(text, len(encoded))
         return known
+
+    def _added_up(self, text: str) -> TokenCounts | None:
+        first, *others = text.split(_SEAM, _MOST_PARTS)
+        if not 0 < len(others) < _MOST_PARTS:
+            return None
+        *between, last = others
+        return TokenCounts.total(map(self.count, (f"{first}\n", *[f"<{part}\n" for part in between], f"<{last}")))
 
     def _count(self, text: str, text_bytes: int) -> TokenCounts:
         total = self._length(text)

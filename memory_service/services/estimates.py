@@ -49,7 +49,7 @@ async def count(runtime: Runtime, planned: Plan) -> Count:
             fields = {"provider": planned.request.provider, "reason": error.message}
             logger.warning("the tokens of a prompt were not counted; they are estimated", extra={"fields": fields})
         return Count(None, error.message)
-    if not Observation(planned.prompt.counts, tokens).is_possible:
+    if not Observation.of(planned.prompt.counts, tokens).is_possible:
         return Count(None, "not a possible number of tokens")
     return Count(tokens)
 

@@ -189,7 +189,7 @@ async def _store(
 ) -> BuiltPrompt:
     """Message, plan and lane, in the caller's transaction, which holds the thread's row."""
     shown = show(planned, counts, new_id("prompt", now), now)
-    if seen := [Observation(plan.prompt.counts, counted.tokens) for plan, counted in counts if counted.tokens]:
+    if seen := [Observation.of(plan.prompt.counts, counted.tokens) for plan, counted in counts if counted.tokens]:
         await teach(session, runtime, planned.request.provider, planned.request.model_name, seen, now)
     on_commit(session, lambda: _count(planned))
     writing = _write(session, planned, counts, shown, call, now)

@@ -226,7 +226,7 @@ async def _learn(runtime: Runtime, session: Session, known: Known, reported: Rep
     record, facts, tokens = known.prompt, known.plan["rebuild"], reported.input_tokens
     provider, model = facts["provider"], facts["model"]
     if provider != "echo" and tokens > 0 and tokens != facts.get("counted_tokens"):
-        seen = [Observation(TokenCounts(**facts["counts"]), tokens)]
+        seen = [Observation.of(TokenCounts(**facts["counts"]), tokens)]
         await teach_held(session, runtime, provider, model, known.estimate, seen, now)
     if known.lane is not None:
         tail = Tail(**facts["tail"]) if facts["tail"] else None

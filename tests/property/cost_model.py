@@ -198,7 +198,7 @@ def play_learning(turns: int, *, seed: int = 1) -> Iterator[tuple[int, int]]:
         player.say("user", 2 * TURN_TOKENS)
         built = player.thread.build(spec)
         counts = built.prompt.counts
-        hidden = sum(w * f for w, f in zip(_HIDDEN, counts.features(1), strict=True))
+        hidden = sum(w * f for w, f in zip(_HIDDEN, counts.features, strict=True))
         reported = round(hidden * player.rng.uniform(0.985, 1.015))
         if number >= _CALIBRATED:
             yield reported, spec.max_prompt_tokens
