@@ -55,20 +55,23 @@ class Cutter:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._count(1)
-        theirs, upstream = await asyncio.open_connection(self._upstream.host, self._upstream.port)
-        left = self.cuts.pop(0) if self.cuts else None
-        both = [
-            asyncio.ensure_future(_pass(reader, upstream, None)),
-            asyncio.ensure_future(_pass(theirs, writer, left)),
-        ]
+        ends, both = [writer], []
         try:
+            theirs, upstream = await asyncio.open_connection(self._upstream.host, self._upstream.port)
+            ends.append(upstream)
+            left = self.cuts.pop(0) if self.cuts else None
+            both += [
+                asyncio.ensure_future(_pass(reader, upstream, None)),
+                asyncio.ensure_future(_pass(theirs, writer, left)),
+            ]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for end in ends:
+                end.close()  # before anything is waited for: who stops waits for nothing
             for one in both:
                 one.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-            for end in (writer, upstream):
-                end.close()
+            for end in ends:
                 with suppress(OSError):
                     await end.wait_closed()
             self._count(-1)
