@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
@@ -119,6 +120,7 @@ async def cancel_run(context: Ctx, thread_id: str, run_id: str) -> Response:
 
 
 async def _answer(context: Context, shown: ShownRun, *, stream: bool, wait: bool, status: int) -> Response:
+    await asyncio.sleep(0)  # what the run does first, asking the model, goes before what is told of it
     if stream:
         return _stream(context, shown, shown.since)
     if wait:

@@ -19,7 +19,7 @@ from memory_service.runtime import Runtime
 from memory_service.services import prompts
 from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.journal import RunLog
-from memory_service.services.planning import DEFAULT_MAX_OUTPUT_TOKENS, Known
+from memory_service.services.planning import DEFAULT_MAX_OUTPUT_TOKENS, PromptSpec
 from memory_service.services.run_spec import RunSpec
 from memory_service.store.runs import RunRecord
 from memory_service.telemetry import logger, metrics
@@ -44,7 +44,6 @@ class Job:
     log: RunLog
     clock: Callable[[], datetime]
     message_id: str
-    known: Known | None = None  # of its thread, as it was left when the run began
     began: float = field(default_factory=time.monotonic)
     prompt: BuiltPrompt | None = None
     heard: dict[int, list[str]] = field(default_factory=dict)
@@ -86,14 +85,14 @@ async def call_model(runtime: Runtime, job: Job) -> Ending:
     spec, spent = job.spec, job.spent
     if reason := exhausted(spec.budget, spent, 0):
         return Ending("incomplete", incomplete_reason=reason)
-    limit = _output_limit(spec, spent)
-    try:
-        job.prompt = await _prompt(runtime, job, limit)
-    except PromptTooLarge:
-        if spec.budget.prompt_tokens is None or (spec.prompt.max_prompt_tokens or 0) < spec.budget.prompt_tokens:
-            raise
-        return Ending("incomplete", incomplete_reason="prompt_tokens")  # the bound of the prompt is that of the run
-    job.log.add("prompt.built", _summary(job.prompt))
+    if job.prompt is None:
+        try:
+            job.prompt = await _prompt(runtime, job)
+        except PromptTooLarge:
+            if spec.budget.prompt_tokens is None or (spec.prompt.max_prompt_tokens or 0) < spec.budget.prompt_tokens:
+                raise
+            return Ending("incomplete", incomplete_reason="prompt_tokens")  # the bound of the prompt is that of the run
+        job.log.add(*prompt_built(job.prompt))
     explained = job.prompt.explanation
     if reason := exhausted(spec.budget, spent, explained["tokens"]["total"], explained["prediction"]["cost_usd"]):
         return Ending("incomplete", incomplete_reason=reason)
@@ -104,17 +103,22 @@ async def call_model(runtime: Runtime, job: Job) -> Ending:
     status, reason = outcome(reply.stop_reason, tool_calls(reply.content))
     if status == "requires_action" and spec.leaves_calls:
         status = "completed"
-    if reason == "max_output_tokens" and limit != spec.prompt.max_output_tokens:
+    if reason == "max_output_tokens" and _output_limit(spec, spent) != spec.prompt.max_output_tokens:
         reason = "completion_tokens"
     return Ending(status, reply, incomplete_reason=reason)
 
 
-async def _prompt(runtime: Runtime, job: Job, max_output_tokens: int | None) -> BuiltPrompt:
+async def _prompt(runtime: Runtime, job: Job) -> BuiltPrompt:
     # The model that was settled when the run began, whatever its assistant says since.
-    spec = replace(job.spec.prompt, provider=job.run.provider, model=job.run.model, max_output_tokens=max_output_tokens)
+    spec = replace(prompt_spec(job.spec, job.spent), provider=job.run.provider, model=job.run.model)
     return await prompts.build(
-        runtime, job.project_id, job.thread_id, spec, None, job.clock(), dry_run=False, call=None, known=job.known
+        runtime, job.project_id, job.thread_id, spec, None, job.clock(), dry_run=False, call=None
     )
+
+
+def prompt_spec(spec: RunSpec, spent: Spent) -> PromptSpec:
+    """The prompt of a run that has spent so much."""
+    return replace(spec.prompt, max_output_tokens=_output_limit(spec, spent))
 
 
 def _output_limit(spec: RunSpec, spent: Spent) -> int | None:
@@ -169,7 +173,7 @@ def _pause(attempt: int, error: ProviderError) -> float | None:
     return longest * random.uniform(0.5, 1)  # noqa: S311 - only to spread the load
 
 
-def _summary(built: BuiltPrompt) -> dict[str, Any]:
-    """Figures only: the prompt can be read by its id."""
+def prompt_built(built: BuiltPrompt) -> tuple[str, dict[str, Any]]:
+    """What is told of it, by the type of the event. Figures only: the prompt can be read by its id."""
     shown = ("tokens", "prediction", "window", "breaks")
-    return {"prompt_id": built.id, **{key: built.explanation[key] for key in shown}}
+    return "prompt.built", {"prompt_id": built.id, **{key: built.explanation[key] for key in shown}}

@@ -22,8 +22,8 @@ from memory_service.runtime import Runtime, new_id, now_utc
 from memory_service.services import ingest
 from memory_service.services.calling import Ending, Job, call_model, error_of
 from memory_service.services.ending import Ended, end, end_idle, end_stray
+from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.journal import Journal
-from memory_service.services.planning import Known
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import run_events
 from memory_service.store import runs as store
@@ -109,10 +109,10 @@ class Runner:
         run: RunRecord,
         now: datetime,
         last_event_seq: int,
-        known: Known | None = None,
+        prompt: BuiltPrompt | None = None,
     ) -> None:
-        """Work on a run that this server owns. `now` is the time of the request that asked for it, `known` how that left
-        the thread."""
+        """Work on a run that this server owns. `now` is the time of the request that asked for it; `prompt` was stored with
+        it, and is told of."""
         began = time.monotonic()
 
         def clock() -> datetime:
@@ -120,7 +120,7 @@ class Runner:
 
         log = self.journal.open(run.pk, last_event_seq)
         spec = RunSpec.from_json(run.spec)
-        work = _Work(Job(project_id, thread_id, run, spec, log, clock, new_id("msg", now), known))
+        work = _Work(Job(project_id, thread_id, run, spec, log, clock, new_id("msg", now), prompt=prompt))
         self._works[run.pk] = work
         work.task = asyncio.create_task(self._work(work))
 
@@ -225,7 +225,7 @@ class Runner:
                     asyncio.gather(
                         ingest.append(session, thread, prepared, ["message."] * len(prepared)),
                         starting,
-                        run_events.add_created_event(session, run.id),
+                        run_events.add_first_events(session, run.id),
                     ),
                     commit=True,
                 )
@@ -233,7 +233,7 @@ class Runner:
                 refused = error
                 await end_idle(self._runtime, session, thread_id, run, "failed", now, error_of(error))
         if refused is None:
-            self.start(project_id, thread_id, run, now, run_events.created_event(run).seq)
+            self.start(project_id, thread_id, run, now, run_events.first_events(run)[-1].seq)
         else:
             self.journal.wake()
 

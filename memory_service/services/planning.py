@@ -94,14 +94,6 @@ Learnt = tuple[dict[str, Lane], TokenEstimate | None]
 """All lanes of a thread by their keys, newest first; and what was learnt of a model's tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A thread, and what `read_learnt` found, as they are known to be without reading."""
-
-    thread: ThreadRecord
-    learnt: Learnt | None
-
-
 async def read_learnt(runtime: Runtime, session: Session, thread_id: str, spec: PromptSpec) -> Learnt | None:
     """For the model that was asked for, if one was: then nothing else must be read before."""
     if spec.model is None:

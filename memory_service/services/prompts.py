@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from memory_service.core.canonical import dumps, dumps_own
 from memory_service.core.tokens import Observation
-from memory_service.errors import ThreadMoved
+from memory_service.errors import MemoryServiceError, ThreadMoved
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, rebuilding
 from memory_service.services.estimates import Count, count, is_unsure, teach, too_large
 from memory_service.services.explaining import BuiltPrompt, Counts, rebuild_facts, show
 from memory_service.services.holding import follow
-from memory_service.services.planning import Known, Outline, Plan, PromptSpec, complete, outline, read_learnt, recall
+from memory_service.services.planning import (
+    Learnt,
+    Outline,
+    Plan,
+    PromptSpec,
+    complete,
+    outline,
+    read_learnt,
+    recall,
+)
 from memory_service.services.recall import Question, ask
 from memory_service.store import idempotency
 from memory_service.store import prompts as prompt_store
@@ -33,6 +42,14 @@ _CORRECTED_FURTHER = 1.02
 _SECTIONS = ("system", "tools", "summary", "window", "recall", "volatile")
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A prompt that only needs to be stored, and how it is then shown."""
+
+    plan: Plan
+    shown: BuiltPrompt
+
+
 async def build(
     runtime: Runtime,
     project_id: int,
@@ -43,10 +60,8 @@ async def build(
     *,
     dry_run: bool,
     call: IdempotentCall | None,
-    known: Known | None = None,
 ) -> BuiltPrompt:
-    """Build the next prompt of a thread, and append `message` first if one is given: both or none. What is `known` is not
-    read.
+    """Build the next prompt of a thread, and append `message` first if one is given: both or none.
 
     Planned outside the thread's lock, and again when the thread moved meanwhile; the third time under the lock, so that
     a busy thread cannot starve anybody. A repeated `call` gets the first call's prompt. `dry_run` changes nothing.
@@ -59,19 +74,17 @@ async def build(
     active = await runtime.embedders.active()
     for _ in range(1 if dry_run else _PLANNED_WITHOUT_LOCK):
         async with runtime.db.read_only(project_id) as session:
-            if known is None:
-                thread, learnt, earlier = await session.together(
-                    asyncio.gather(
-                        get_thread(session, thread_id),
-                        read_learnt(runtime, session, thread_id, spec),
-                        _find_earlier(session, None if dry_run else call, now),
-                    )
+            thread, learnt, earlier = await session.together(
+                asyncio.gather(
+                    get_thread(session, thread_id),
+                    read_learnt(runtime, session, thread_id, spec),
+                    _find_earlier(session, None if dry_run else call, now),
                 )
-                if earlier:
-                    break
-                known = Known(thread, learnt)
-            outlined = await outline(runtime, session, known.thread, spec, new, now, correction, known.learnt)
-            known = planned = None
+            )
+            if earlier:
+                break
+            outlined = await outline(runtime, session, thread, spec, new, now, correction, learnt)
+            planned = None
             if active.is_inline:  # not worth giving the connection back
                 question = await _ask(runtime, outlined, question)
                 planned = await _complete_in(runtime, session, outlined, question, now)
@@ -99,6 +112,32 @@ async def build(
                 return await _store(runtime, session, planned, counts, new, call, now)
     assert earlier
     return await _answer_again(runtime, project_id, thread_id, earlier.body)
+
+
+async def plan_ahead(
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    learnt: Learnt | None,
+    spec: PromptSpec,
+    new: NewMessage | None,
+    now: datetime,
+) -> Ready | None:
+    """The next prompt of a thread, with `new` as if it had been appended. None where somebody else than the database must
+    be asked for it, or where there is none: `build` says why."""
+    with suppress(MemoryServiceError):
+        outlined = await outline(runtime, session, thread, spec, new, now, learnt=learnt)
+        planned = await _complete_in(runtime, session, outlined, await _ask(runtime, outlined, None), now)
+        if not is_unsure(runtime, planned):
+            return Ready(planned, show(planned, [], new_id("prompt", now), now))
+    return None
+
+
+async def store_ready(session: Session, ready: Ready | None, now: datetime) -> None:
+    """In the caller's transaction, which holds the thread's row and has appended the message. All is posted."""
+    if ready:
+        on_commit(session, lambda: _count(ready.plan))
+        await _write(session, ready.plan, [], ready.shown, None, now)
 
 
 async def _find_earlier(session: Session, call: IdempotentCall | None, now: datetime) -> Answer | None:

@@ -71,7 +71,7 @@ async def create(
         id = new_id("resp", now)
         if call:
             await idempotency.record(session, call, Answer(200, dumps({"id": id})), now)
-        run = await runs.begin(
+        return await runs.begin(
             runtime,
             runner,
             session,
@@ -83,7 +83,6 @@ async def create(
             asked.metadata,
             now,
         )
-    return ShownRun(place.thread.id, run, None)
 
 
 async def _place(session: Session, asked: Asked, now: datetime) -> _Place:

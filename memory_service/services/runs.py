@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from memory_service.core.canonical import dumps, loads
-from memory_service.core.messages import extend_tail
 from memory_service.core.request import Request
-from memory_service.errors import Conflict, InvalidInput, NoUserMessage
+from memory_service.core.runs import Spent, exhausted
+from memory_service.errors import Conflict, InvalidInput, NoUserMessage, ThreadMoved
 from memory_service.runtime import Runtime, new_id
-from memory_service.services import ingest, planning, threads
+from memory_service.services import ingest, planning, prompts, threads
+from memory_service.services.calling import prompt_built, prompt_spec
 from memory_service.services.ending import end_idle
 from memory_service.services.execution import Runner
 from memory_service.services.holding import follow
 from memory_service.services.ingest import Draft
-from memory_service.services.planning import Known, Learnt
+from memory_service.services.prompts import Ready
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import idempotency, run_events
 from memory_service.store import messages as message_store
@@ -27,9 +29,9 @@ from memory_service.store import runs as store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import MessageRecord, NewMessage
-from memory_service.store.run_events import RunEvent, created_event
+from memory_service.store.run_events import RunEvent
 from memory_service.store.runs import RunRecord
-from memory_service.store.threads import ThreadRecord, get_thread
+from memory_service.store.threads import ThreadRecord, expect_unchanged, get_thread
 
 MAX_QUEUED = 100
 
@@ -65,28 +67,55 @@ async def create(
     prepared = await ingest.prepare(runtime, [message] if message else [], now)
     await runner.ready()
     id = new_id("run", now)
+    fields = ["message."] * len(prepared)
+    if ready := await _plan_ahead(runtime, project_id, thread_id, spec, prepared, now):
+        with suppress(ThreadMoved):
+            async with runtime.db.transaction(project_id) as session:
+                thread = ready.plan.thread
+                await expect_unchanged(session, thread)
+                if call and (earlier := await idempotency.claim(session, call, now)):
+                    return await _shown(session, thread, earlier.body)
+                if call:
+                    await idempotency.record(session, call, Answer(201, id), now)
+                return await begin(
+                    runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, ready=ready
+                )
     async with runtime.db.transaction(project_id) as session:
-        thread, queued, learnt = await session.together(
-            asyncio.gather(
-                get_thread(session, thread_id, lock=True),
-                store.count_queued(session, thread_id),
-                planning.read_learnt(runtime, session, thread_id, spec.prompt),
-            )
+        thread, queued = await session.together(
+            asyncio.gather(get_thread(session, thread_id, lock=True), store.count_queued(session, thread_id))
         )
         if call and (earlier := await idempotency.claim(session, call, now)):
             return await _shown(session, thread, earlier.body)
         if call:
             await idempotency.record(session, call, Answer(201, id), now)
-        if _must_wait(thread, queued, on_busy):
-            request = await _settled(runtime, session, thread, spec)
-            adding = _add(session, thread, id, spec, request, metadata, now, waiting=_waiting(message), status="queued")
-            (run,) = await session.together(asyncio.gather(adding), commit=True)
-        else:
-            fields = ["message."] * len(prepared)
-            run = await begin(
-                runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, learnt=learnt
+        if not _must_wait(thread, queued, on_busy):
+            return await begin(runtime, runner, session, thread, id, spec, prepared, fields, metadata, now)
+        request = await _settled(runtime, session, thread, spec)
+        adding = _add(session, thread, id, spec, request, metadata, now, waiting=_waiting(message), status="queued")
+        (run,) = await session.together(asyncio.gather(adding), commit=True)
+        return ShownRun(thread_id, run, None)
+
+
+async def _plan_ahead(
+    runtime: Runtime, project_id: int, thread_id: str, spec: RunSpec, messages: Sequence[NewMessage], now: datetime
+) -> Ready | None:
+    """What a run on a thread that nobody uses will send, planned before any lock. None where it is to be planned when the
+    run has begun, or the run is to be refused or queued."""
+    if not (await runtime.embedders.active()).is_inline or exhausted(spec.budget, Spent(), 0):
+        return None
+    asked = prompt_spec(spec, Spent())
+    async with runtime.db.read_only(project_id) as session:
+        thread, queued, learnt = await session.together(
+            asyncio.gather(
+                get_thread(session, thread_id),
+                store.count_queued(session, thread_id),
+                planning.read_learnt(runtime, session, thread_id, asked),
             )
-    return ShownRun(thread_id, run, None, begun=() if run.status == "queued" else (created_event(run),))
+        )
+        if thread.active_run_id or queued:
+            return None
+        new = messages[0] if messages else None
+        return await prompts.plan_ahead(runtime, session, thread, learnt, asked, new, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +155,7 @@ async def start(
         id = new_id("run", now)
         if call:
             await idempotency.record(session, call, Answer(200, dumps({"id": thread.id, "run_id": id})), now)
-        run = await begin(runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, must_ask=False)
-    return ShownRun(thread.id, run, None, begun=(created_event(run),))
+        return await begin(runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, must_ask=False)
 
 
 async def begin(
@@ -143,45 +171,32 @@ async def begin(
     now: datetime,
     *,
     must_ask: bool = True,
-    learnt: Learnt | None = None,
-) -> RunRecord:
+    ready: Ready | None = None,
+) -> ShownRun:
     """Append `messages`, if any, and start a run on a thread whose row this transaction holds, which ends with it.
 
     `fields` as in `ingest.append`. Without `must_ask` a thread that does not end with a user's message is not refused, but
-    its run fails. `learnt` is what `planning.read_learnt` found. Raises as `create`.
+    its run fails. A prompt that is `ready` for it is stored with it. Raises as `create`.
     """
     ingest.check_free(thread)
     if must_ask and not messages:
         _check_asked(thread)
-    request = await _settled(runtime, session, thread, spec)
-    records, run, _ = await session.together(
+    request = ready.plan.request if ready else await _settled(runtime, session, thread, spec)
+    told = [prompt_built(ready.shown)] if ready else []
+    records, run, _, _ = await session.together(
         asyncio.gather(
             ingest.append(session, thread, messages, fields),
             _add(session, thread, id, spec, request, metadata, now, owner=runner.server),
-            run_events.add_created_event(session, id),
+            run_events.add_first_events(session, id, told),
+            prompts.store_ready(session, ready, now),
         ),
         commit=True,
     )
     follow(runtime, session, thread, records)
-    project_id, known = session.info["project_id"], Known(_left(thread, messages, run), learnt) if learnt else None
-    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, created_event(run).seq, known))
-    return run
-
-
-def _left(thread: ThreadRecord, messages: Sequence[NewMessage], run: RunRecord) -> ThreadRecord:
-    """The thread as `begin` leaves it."""
-    tail = thread.tail
-    for message in messages:
-        tail = extend_tail(tail, message.role, message.outline, "message.content")
-    return replace(
-        thread,
-        version=thread.version + bool(messages),
-        last_seq=thread.last_seq + len(messages),
-        message_count=thread.message_count + len(messages),
-        last_role=tail.last_role,
-        open_tool_use_ids=tail.open_tool_use_ids,
-        active_run_id=run.id,
-    )
+    events = run_events.first_events(run, told)
+    project_id, prompt = session.info["project_id"], ready.shown if ready else None
+    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, events[-1].seq, prompt))
+    return ShownRun(thread.id, run, None, begun=events)
 
 
 async def _add(

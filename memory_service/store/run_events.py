@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from memory_service.core.canonical import dumps
 from memory_service.store.db import Database, Session
 from memory_service.store.messages import MessageRecord
 from memory_service.store.runs import WORKED_ON, RunRecord
@@ -25,9 +26,11 @@ _INSERT_HELD = (
 _INSERT_EVENTS = text(f"WITH held AS ({_HELD} ORDER BY pk FOR KEY SHARE){_INSERT_HELD}")
 _CREATED = "run.created"
 # By the id, which is known before the run is there.
-_INSERT_CREATED = text(
+_INSERT_FIRST = text(
     "INSERT INTO run_events (run_pk, seq, project_id, type, content)"
-    " SELECT pk, 1, project_id, :type, '{}' FROM runs WHERE project_id = :project_id AND id = :id"
+    " SELECT runs.pk, new.seq, runs.project_id, new.type, new.content FROM runs,"
+    " unnest(CAST(:type AS text[]), CAST(:content AS text[])) WITH ORDINALITY AS new (type, content, seq)"
+    " WHERE runs.project_id = :project_id AND runs.id = :id"
 )
 _WRITE_EVENTS = text(
     f"WITH held AS ({_HELD} AND owner = :server AND {WORKED_ON} ORDER BY pk FOR SHARE), new AS ({_INSERT_HELD})"
@@ -70,14 +73,28 @@ class RunEvent:
 Place = tuple[int, int]
 
 
-def created_event(run: RunRecord) -> RunEvent:
-    """What a stream of a run begins with."""
-    return RunEvent(run.pk, 1, _CREATED, "{}")
+#: What is told by an event: its type and its content.
+Told = tuple[str, Mapping[str, Any]]
 
 
-async def add_created_event(session: Session, run_id: str) -> None:
+def first_events(run: RunRecord, told: Sequence[Told] = ()) -> tuple[RunEvent, ...]:
+    """What a stream of a run begins with: that it was made, and what is `told` besides."""
+    said: list[Told] = [(_CREATED, {}), *told]
+    return tuple(RunEvent(run.pk, seq, type_, dumps(content)) for seq, (type_, content) in enumerate(said, 1))
+
+
+async def add_first_events(session: Session, run_id: str, told: Sequence[Told] = ()) -> None:
     """Of a run that a statement before this one adds, or starts."""
-    await session.post(_INSERT_CREATED, {"project_id": session.info["project_id"], "id": run_id, "type": _CREATED})
+    said: list[Told] = [(_CREATED, {}), *told]
+    await session.post(
+        _INSERT_FIRST,
+        {
+            "project_id": session.info["project_id"],
+            "id": run_id,
+            "type": [type_ for type_, _ in said],
+            "content": InBinary(dumps(content) for _, content in said),
+        },
+    )
 
 
 async def add_events(session: Session, events: Sequence[RunEvent]) -> None:

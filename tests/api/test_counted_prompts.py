@@ -56,6 +56,16 @@ def test_a_count_is_shown_and_learnt_from_once(counting_api: httpx2.Client, serv
     assert observations(api) == [1]
 
 
+def test_of_a_model_that_is_hardly_known_runs_are_counted(counting_api: httpx2.Client, server: CountingServer) -> None:
+    thread = new_thread(counting_api)["id"]
+    server.answer = lambda body: (400, {}) if body.get("stream") else counted(body)
+    body = {"model": "claude-sonnet-5", "message": "hi", "wait": True}
+    ok(counting_api.post(f"/v1/threads/{thread}/runs", json=body), 201)
+    (prompt,) = ok(counting_api.get(f"/v1/threads/{thread}/prompts"))["data"]
+    assert prompt["counted"] == {"tokens": 2, "reason": None}
+    assert observations(counting_api) == [1]
+
+
 def test_a_known_model_far_from_its_budget_is_not_counted(counting_api: httpx2.Client, server: CountingServer) -> None:
     thread = new_thread(counting_api, ("user", "hi"))["id"]
     counts = [ok(build(counting_api, thread), 201)["counted"] for _ in range(22)]

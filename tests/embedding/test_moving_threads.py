@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -12,12 +11,13 @@ import pytest
 
 from memory_service.errors import Conflict, NotFound
 from memory_service.runtime import Runtime
-from memory_service.services import prompts, runs
+from memory_service.services import prompts, rebuilding, runs
 from memory_service.services.execution import Runner
 from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.ingest import Draft
-from memory_service.services.planning import Known, PromptSpec
+from memory_service.services.planning import PromptSpec
 from memory_service.services.run_spec import RunSpec
+from memory_service.services.runs import ShownRun
 from memory_service.store import messages as message_store
 from memory_service.store.threads import ThreadRecord, delete_thread, get_thread
 from tests.embedding.conftest import NOW, Home
@@ -28,6 +28,8 @@ Meanwhile = Callable[[ThreadRecord], Awaitable[None]]
 
 
 SPEC = PromptSpec(model="claude-sonnet-5", max_prompt_tokens=300)
+ASKED = "Where is the lantern?"
+AT = NOW + timedelta(minutes=1)
 
 
 async def build(home: Home, runtime: Runtime, embedder: HashingEmbedder, meanwhile: Meanwhile) -> BuiltPrompt:
@@ -37,15 +39,8 @@ async def build(home: Home, runtime: Runtime, embedder: HashingEmbedder, meanwhi
         await meanwhile(thread)
 
     embedder.before = before
-    return await build_of(home, runtime, thread)
-
-
-async def build_of(home: Home, runtime: Runtime, thread: ThreadRecord, known: Known | None = None) -> BuiltPrompt:
-    asked = Draft("user", "Where is the lantern?", "message.", {})
-    at = NOW + timedelta(minutes=1)
-    return await prompts.build(
-        runtime, home.project_id, thread.id, SPEC, asked, at, dry_run=False, call=None, known=known
-    )
+    asked = Draft("user", ASKED, "message.", {})
+    return await prompts.build(runtime, home.project_id, thread.id, SPEC, asked, AT, dry_run=False, call=None)
 
 
 @pytest.mark.parametrize("writes", [1, 2, 9])
@@ -64,7 +59,7 @@ def test_what_is_written_meanwhile_is_in_the_prompt(home: Home, writes: int) -> 
         async with runtime.db.read_only(home.project_id) as session:
             records = await message_store.range_of(session, built_in(home))
         assert [record.seq for record in records] == list(range(1, len(TEXTS) + written + 2))
-        assert "Where is the lantern?" in records[-1].content
+        assert ASKED in records[-1].content
         assert built.request
         shown = str(built.request["messages"])
         assert all(f"Written meanwhile, {number}." in shown for number in range(1, written + 1))
@@ -108,43 +103,119 @@ def test_a_thread_that_is_deleted_meanwhile(home: Home) -> None:
     assert home.count("prompts") == 0
 
 
-def test_what_is_known_and_not_so_any_more(home: Home) -> None:
-    embedder = HashingEmbedder(inline=True)
-
-    async def use(runtime: Runtime) -> None:
-        before = await home.write(runtime, *TEXTS)
-        await home.write(runtime, "Written meanwhile.", thread=before)
-        built = await build_of(home, runtime, before, Known(before, ({}, None)))
-        assert built.request
-        assert "Written meanwhile." in str(built.request["messages"])
-
-    home.run(use, embedder)
-
-
-@pytest.mark.parametrize("message", ["And who found it?", None])
-def test_what_a_run_knows_of_its_thread_is_how_the_thread_is(home: Home, message: str | None) -> None:
-    """Otherwise every run would plan its prompt twice."""
-    begun: list[Known | None] = []
+async def run_of(
+    home: Home, runtime: Runtime, thread: ThreadRecord, message: str | None = ASKED
+) -> tuple[ShownRun, BuiltPrompt | None]:
+    """A run that begins on a thread, and the prompt that was stored with it."""
+    begun: list[BuiltPrompt | None] = []
 
     class Listening(Runner):
         def start(self, *_arguments: Any, **_options: Any) -> None:
             begun.append(_arguments[-1])
 
+        async def ready(self) -> None: ...
+
+    draft = Draft("user", message, "message.", {}) if message else None
+    runner, spec = Listening(runtime, nullcontext, lambda: False), RunSpec(SPEC)
+    run = await runs.create(runtime, runner, home.project_id, thread.id, spec, draft, {}, "refuse", AT, None)
+    (prompt,) = begun
+    return run, prompt
+
+
+@pytest.mark.parametrize("message", [ASKED, None])
+def test_a_run_is_stored_with_its_prompt(home: Home, message: str | None) -> None:
+    """In one transaction, and as a prompt that is built when the run has begun."""
+    embedder = HashingEmbedder(inline=True)
+
+    async def use(runtime: Runtime) -> None:
+        thread, same = await home.write(runtime, *TEXTS), await home.write(runtime, *TEXTS)
+        run, prompt = await run_of(home, runtime, thread, message)
+        assert prompt
+        assert prompt.id
+        assert [(event.seq, event.type) for event in run.begun] == [(1, "run.created"), (2, "prompt.built")]
+        assert home.rows("SELECT seq, type, content FROM run_events ORDER BY seq") == [
+            (event.seq, event.type, event.content) for event in run.begun
+        ]
+        assert prompt.id in run.begun[1].content
+        rebuilt = await rebuilding.get(runtime, home.project_id, thread.id, prompt.id)
+        assert (rebuilt.request, rebuilt.explanation) == (prompt.request, prompt.explanation)
+        if message:
+            await home.write(runtime, message, thread=same)
+        built = await prompts.build(runtime, home.project_id, same.id, SPEC, None, AT, dry_run=False, call=None)
+        assert built.request == prompt.request
+        async with runtime.db.read_only(home.project_id) as session:
+            left = [await get_thread(session, one.id) for one in (thread, same)]
+        assert left[0].active_run_id == run.record.id
+        assert left[0].version == left[1].version
+        assert home.rows("SELECT DISTINCT thread_version FROM prompts") == [(left[0].version,)]
+
+    home.run(use, embedder)
+
+
+@pytest.mark.parametrize("writes", ["message", "prompt"])
+def test_a_thread_that_moves_while_a_run_is_planned(home: Home, writes: str) -> None:
+    """What is written stands before the run's message, and the run plans its prompt when it has begun."""
+    embedder = HashingEmbedder(inline=True)
+
     async def use(runtime: Runtime) -> None:
         thread = await home.write(runtime, *TEXTS)
-        runner = Listening(runtime, nullcontext, lambda: False)
-        draft = Draft("user", message, "message.", {}) if message else None
-        spec = RunSpec(SPEC)
-        running = asyncio.create_task(runner.run())
-        try:
-            await runs.create(runtime, runner, home.project_id, thread.id, spec, draft, {}, "refuse", NOW, None)
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        async with runtime.db.read_only(home.project_id) as session:
-            thread = await get_thread(session, thread.id)
-        (known,) = begun
-        assert known
-        assert known.thread == thread
 
-    home.run(use, HashingEmbedder(inline=True))
+        async def meanwhile() -> None:
+            if writes == "message":
+                await home.write(runtime, "Written meanwhile.", thread=thread)
+            else:
+                await prompts.build(runtime, home.project_id, thread.id, SPEC, None, AT, dry_run=False, call=None)
+
+        _once_asked(embedder, meanwhile)
+        _, prompt = await run_of(home, runtime, thread)
+        assert prompt is None
+        async with runtime.db.read_only(home.project_id) as session:
+            records = await message_store.range_of(session, thread.pk, first_seq=len(TEXTS) + 1)
+        written = ["Written meanwhile."] if writes == "message" else []
+        assert [said for record in records for said in (*written, ASKED) if said in record.content] == [*written, ASKED]
+
+    home.run(use, embedder)
+    assert home.count("prompts") == (writes == "prompt")
+    assert home.rows("SELECT type FROM run_events") == [("run.created",)]
+
+
+def test_a_run_that_begins_while_another_is_planned(home: Home) -> None:
+    embedder = HashingEmbedder(inline=True)
+
+    async def use(runtime: Runtime) -> None:
+        thread = await home.write(runtime, *TEXTS)
+
+        async def meanwhile() -> None:
+            home.rows("UPDATE threads SET active_run_id = 'run_1' WHERE pk = %s RETURNING pk", thread.pk)
+
+        _once_asked(embedder, meanwhile)
+        with pytest.raises(Conflict, match="run_1 is active"):
+            await run_of(home, runtime, thread)
+
+    home.run(use, embedder)
+    assert (home.count("messages"), home.count("prompts"), home.count("runs")) == (len(TEXTS), 0, 0)
+
+
+def test_a_run_whose_question_is_embedded_elsewhere(home: Home) -> None:
+    """It begins, and then waits for whoever embeds."""
+
+    async def use(runtime: Runtime) -> None:
+        _, prompt = await run_of(home, runtime, await home.write(runtime, *TEXTS))
+        assert prompt is None
+
+    home.run(use, HashingEmbedder(inline=False))
+    assert home.count("prompts") == 0
+
+
+def _once_asked(embedder: HashingEmbedder, meanwhile: Callable[[], Awaitable[object]]) -> None:
+    """When the question is looked for: the thread was read, and nothing is held. Before that, the message is embedded."""
+    calls = 0
+
+    async def before(_texts: Sequence[str]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            embedder.before = None
+            await meanwhile()
+
+    embedder.before = before
