@@ -10,26 +10,18 @@ statement, such as looking up a key, needs no transaction at all.
 
 from __future__ import annotations
 
-import asyncio
-import select
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any, Literal
 
-import psycopg
-from psycopg.pq import TransactionStatus
-from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import PoolProxiedConnection
-from sqlalchemy.util.concurrency import greenlet_spawn
 
 from memory_service.errors import DatabaseNotReady, InvalidInput, ThreadMoved, Unavailable
-from memory_service.store.driver import OUTDATED, Connection, Statement
-from memory_service.store.session import IN_BINARY, InBinary, Session, noted, on_commit, send, wrapped
+from memory_service.store.driver import OUTDATED, Statement
+from memory_service.store.pool import Pool, PoolUsage
+from memory_service.store.session import IN_BINARY, InBinary, Session, noted, on_commit, send
 
 __all__ = ["IN_BINARY", "ROLES", "SCHEMA", "Database", "InBinary", "PoolUsage", "Role", "Session", "on_commit"]
 
@@ -47,15 +39,11 @@ _CROWDED = ("55P03", "40P01", "40001")
 _NOT_YET = ("starting up", "shutting down", "in recovery mode", "not accepting connections", "too many clients")
 _MOVED = "MM001"  # raised by expect_thread()
 _NOT_TEXT = ("22021", "22P05")  # what the encoding cannot hold
-
-
-@dataclass(frozen=True, slots=True)
-class PoolUsage:
-    """Connections at most, those a transaction has, and transactions that wait for one."""
-
-    size: int
-    in_use: int
-    waiting: int
+_STATE = Statement(
+    "SELECT current_setting('server_version_num')::int, (SELECT extversion FROM pg_extension WHERE extname = 'vector'),"
+    f" to_regclass('{SCHEMA}.alembic_version') IS NOT NULL"
+)
+_REVISION = Statement(f"SELECT version_num FROM {SCHEMA}.alembic_version")
 
 
 class Database:
@@ -74,47 +62,24 @@ class Database:
         pool_size: int = 10,
         pool_timeout_seconds: float = _POOL_TIMEOUT_SECONDS,
     ) -> None:
-        self._pool_size = pool_size
-        self._pool_timeout_seconds = pool_timeout_seconds
-        self._sessions = 0  # each has a connection, or waits for one
-        # Waited for here, not in the pool: there nobody is woken when a connection that others wait for cannot be made.
-        self._turns = asyncio.Semaphore(pool_size)
-        self._engine = create_async_engine(
-            sqlalchemy_url(url, login=role if login else None),
-            isolation_level="AUTOCOMMIT",
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=pool_timeout_seconds,
-            pool_pre_ping=False,
-            pool_reset_on_return=None,  # a connection comes back with no transaction on it
-            connect_args={
-                "async_creator_fn": _connect,
-                "options": connection_options(url, None if login else role),
-                "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-                "application_name": "memory-service",
-            },
-        )
+        arguments = _connect_arguments(url, role, login=login)
+        self._pool = Pool(arguments, size=pool_size, timeout_seconds=pool_timeout_seconds)
 
     @property
     def usage(self) -> PoolUsage:
-        size = self._pool_size
-        return PoolUsage(size, min(self._sessions, size), max(0, self._sessions - size))
+        return self._pool.usage
 
-    @asynccontextmanager
-    async def transaction(self, project_id: int | None) -> AsyncIterator[Session]:
+    def transaction(self, project_id: int | None) -> AbstractAsyncContextManager[Session]:
         """One transaction for one project, committed before this returns. None: no project's rows are visible.
 
         Raises Unavailable when the database cannot be reached; then nothing was committed, unless the connection broke
         during the commit itself.
         """
-        async with self._session(project_id, read_only=False) as session:
-            yield session
+        return _Transaction(self._pool, project_id, read_only=False)
 
-    @asynccontextmanager
-    async def read_only(self, project_id: int | None) -> AsyncIterator[Session]:
+    def read_only(self, project_id: int | None) -> AbstractAsyncContextManager[Session]:
         """A session that Postgres refuses to let write."""
-        async with self._session(project_id, read_only=True) as session:
-            yield session
+        return _Transaction(self._pool, project_id, read_only=True)
 
     async def scalar(self, sql: str, parameters: Mapping[str, Any]) -> Any:
         """As `rows`: the first value of the first."""
@@ -124,73 +89,23 @@ class Database:
     async def rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """The rows of a statement, in psycopg's spelling, that is a transaction by itself, in no project: it is done, and
         holds no lock, even if this process freezes now. It must be safe to repeat."""
-        async with self._turn():
-            pooled = await self._connection()
-            try:
-                (answer,) = await send(_driver(pooled), Statement(sql, parameters))
-            except BaseException:
-                await asyncio.shield(_abandon(pooled))
-                raise
-            pooled.close()
-            return answer.rows
-
-    @asynccontextmanager
-    async def _session(self, project_id: int | None, *, read_only: bool) -> AsyncIterator[Session]:
-        async with self._turn():
-            pooled = await self._connection()
-            session = Session(_driver(pooled), project_id, read_only=read_only)
-            try:
-                yield session
-                await session.commit()
-            except BaseException:
-                await asyncio.shield(_abandon(pooled))
-                raise
-            pooled.close()
-            for note in noted(session):
-                note()
-
-    async def _connection(self) -> PoolProxiedConnection:
-        """From the pool. A server that went away has closed its connections, however many there are."""
-        while _is_over(_driver(pooled := await self._engine.raw_connection())):
-            await greenlet_spawn(pooled.invalidate)
-            pooled.close()
-        return pooled
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """For one of the connections."""
-        self._sessions += 1
         try:
-            with _explained():
-                try:
-                    async with asyncio.timeout(self._pool_timeout_seconds):
-                        await self._turns.acquire()
-                except TimeoutError as error:
-                    raise PoolTimeout from error
-                try:
-                    yield
-                finally:
-                    self._turns.release()
-        finally:
-            self._sessions -= 1
+            async with self._pool.lent() as connection:
+                (answer,) = await send(connection, Statement(sql, parameters))
+                return answer.rows
+        except DBAPIError as error:
+            _explain(error)
+            raise
 
     async def check(self, head_revision: str) -> None:
         """Raise DatabaseNotReady, saying what to do, unless this database can be served from."""
         try:
-            async with self._engine.connect() as connection:
-                version = await connection.scalar(text("SHOW server_version_num"))
-                extension = await connection.scalar(
-                    text("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
-                )
-                migrated = await connection.scalar(text(f"SELECT to_regclass('{SCHEMA}.alembic_version') IS NOT NULL"))
-                revision = (
-                    await connection.scalar(text(f"SELECT version_num FROM {SCHEMA}.alembic_version"))
-                    if migrated
-                    else None
-                )
+            async with self._pool.lent() as connection:
+                ((version, extension, is_migrated),) = (await send(connection, _STATE))[0].rows
+                revision = (await send(connection, _REVISION))[0].rows[0][0] if is_migrated else None
         except (SQLAlchemyError, OSError) as error:
             raise not_usable(error) from error
-        if int(version or 0) < 150_000:
+        if version < 150_000:
             raise DatabaseNotReady("Postgres 15 or newer is needed; this server is older.", reason="too_old")
         if revision != head_revision:
             raise DatabaseNotReady(
@@ -205,69 +120,55 @@ class Database:
             )
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        self._pool.close()
 
 
-async def _connect(*arguments: Any, **options: Any) -> Connection:
-    """A new connection. Cancelled meanwhile, it is closed as soon as it is there; psycopg would leave it open until it is
-    collected, beyond what the pool counts."""
-    connecting = asyncio.create_task(Connection.connect(*arguments, **options))
-    try:
-        return await asyncio.shield(connecting)
-    except asyncio.CancelledError:
-        connecting.add_done_callback(_close_unwanted)
-        raise
+class _Transaction(AbstractAsyncContextManager[Session]):
+    """A session, for which there is a connection from the beginning to the commit."""
 
+    # Not a generator: it takes half of the time that one does.
+    def __init__(self, pool: Pool, project_id: int | None, *, read_only: bool) -> None:
+        self._pool = pool
+        self._project_id = project_id
+        self._read_only = read_only
 
-def _close_unwanted(connecting: asyncio.Task[Connection]) -> None:
-    if not connecting.cancelled() and connecting.exception() is None:
-        connecting.result().pgconn.finish()
-
-
-def _driver(pooled: PoolProxiedConnection) -> Connection:
-    connection = pooled.driver_connection
-    assert isinstance(connection, Connection)
-    return connection
-
-
-def _is_over(connection: Connection) -> bool:
-    """Whether an idle connection was closed at the other end: then there is something to read, to no question of ours."""
-    try:
-        looking = select.poll()
-        looking.register(connection.fileno(), select.POLLIN)
-        while looking.poll(0):
-            connection.pgconn.consume_input()  # a last word of the server; the end raises
-    except psycopg.OperationalError:
-        return True
-    return False
-
-
-async def _abandon(pooled: PoolProxiedConnection) -> None:
-    """Undo what a connection was about, and give it back; or close it, where that cannot be."""
-    connection = _driver(pooled)
-    with suppress(psycopg.Error):
-        await connection.rollback()
-    if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
-        await greenlet_spawn(pooled.invalidate)
-    pooled.close()
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except PoolTimeout as error:
-        raise Unavailable("All database connections are busy; try again.") from error
-    except psycopg.Error as error:  # at connecting
-        raise _explanation(wrapped(error)) from error
-    except DBAPIError as error:
-        if (explanation := _explanation(error)) is error:
+    async def __aenter__(self) -> Session:
+        try:
+            connection = await self._pool.take()
+        except DBAPIError as error:
+            _explain(error)
             raise
+        self._session = Session(connection, self._project_id, read_only=self._read_only)
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            await self._undo(error)
+            return
+        try:
+            await self._session.commit()
+        except BaseException as failure:
+            await self._undo(failure)
+            raise
+        self._pool.give_back(self._session.connection)
+        for note in noted(self._session):
+            note()
+
+    async def _undo(self, error: BaseException) -> None:
+        await self._pool.undo(self._session.connection)
+        _explain(error)
+
+
+def _explain(error: BaseException) -> None:
+    """Raise what a client is told instead, if anything."""
+    if isinstance(error, DBAPIError) and (explanation := _explanation(error)) is not None:
         raise explanation from error
 
 
-def _explanation(error: DBAPIError) -> Exception:
-    """What a client is told of an error, or the error itself where it was no fault of the client or the surroundings."""
+def _explanation(error: DBAPIError) -> Exception | None:
+    """None where it was no fault of the client or the surroundings."""
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     if error.connection_invalidated or _is_connection_error(error, sqlstate):
         return Unavailable("The database cannot be reached at the moment; try again.")
@@ -279,7 +180,7 @@ def _explanation(error: DBAPIError) -> Exception:
         return Unavailable("The database was changed meanwhile; try again.")
     if sqlstate in _NOT_TEXT:
         return InvalidInput("The request contains text that cannot be stored; send valid Unicode.")
-    return error
+    return None
 
 
 def _is_connection_error(error: DBAPIError, sqlstate: str) -> bool:
@@ -305,6 +206,19 @@ def sqlalchemy_url(url: str, *, login: str | None = None) -> URL:
     query = {key: value for key, value in parsed.query.items() if key != "options"}
     parsed = parsed.set(drivername="postgresql+psycopg", query=query)
     return parsed.set(username=login) if login else parsed
+
+
+def _connect_arguments(url: str, role: Role, *, login: bool) -> dict[str, Any]:
+    """For psycopg; of the URL what SQLAlchemy makes of it when it migrates the same database."""
+    given = sqlalchemy_url(url, login=role if login else None)
+    _, arguments = given.get_dialect()().create_connect_args(given)
+    return {
+        **arguments,
+        "options": connection_options(url, None if login else role),
+        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+        "application_name": "memory-service",
+        "autocommit": True,
+    }
 
 
 def connection_options(url: str, role: str | None) -> str:

@@ -8,6 +8,7 @@ spelled are psycopg's.
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
@@ -65,24 +66,38 @@ class Connection(AsyncConnection[Any]):
         super().__init__(*arguments, **options)
         self._known: dict[_Key, bytes] = {}
         self._numbers = count(1)  # never the same name again: what a trip that broke off has prepared is not known
+        self._values = adapt.Transformer(self)  # knows how values of each type are spelled
+        self._arrivals = select.poll()
+        self._arrivals.register(self.pgconn.socket, select.POLLIN)
 
     @classmethod
     async def connect(cls, *arguments: Any, **options: Any) -> Self:
         # What psycopg prepares itself, it forgets at the next rollback, by letting the server forget all, ours too.
         return await super().connect(*arguments, **{**options, "prepare_threshold": None})
 
+    def is_over(self) -> bool:
+        """Whether it was closed at the other end while idle: then there is something to read, to no question of ours."""
+        try:
+            while self._arrivals.poll(0):
+                self.pgconn.consume_input()  # a last word of the server; the end raises
+        except psycopg.OperationalError:
+            return True
+        return False
+
     async def exchange(self, *statements: Statement) -> list[Answer]:
         """One round trip. Raises psycopg's error of the first that failed, behind which nothing was executed. Cancelled, it
         may have closed the connection."""
-        values = adapt.Transformer(self)
-        asked = [_asked(statement, values) for statement in statements]
+        asked = [_asked(statement, self._values) for statement in statements]
         async with self.lock:
             self.pgconn.enter_pipeline_mode()
             try:
                 results = await self.wait(self._exchange(asked))
             finally:
                 self._leave_pipeline_mode()
-        return [_answer(result, values) for result in results]
+        try:
+            return [_answer(result, self._values) for result in results]
+        finally:
+            self._values.set_pgresult(None)  # it would be kept until the next
 
     def _exchange(self, asked: Sequence[_Asked]) -> PQGen[list[PGresult]]:
         expected = list(self._put(asked))

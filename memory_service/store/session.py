@@ -3,8 +3,8 @@
 A round trip costs more than most statements. What nobody waits for the answer of goes out with the next that somebody
 does, or with the commit: so does the beginning of the transaction.
 
-SQLAlchemy writes the pool, the migrations and the statements' parameters as `:name`; statements themselves go to psycopg
-without it (see `driver`), which takes a small part of the time.
+Parameters are written as SQLAlchemy's text() has them, `:name`; statements go to psycopg without it (see `driver`), which
+takes a small part of the time.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _Results = TypeVar("_Results")
 # What is sent together is one transaction, of which these are local.
 _NAME = "SELECT set_config('memory.project_id', %(project_id)s, true)"
 _READ = f"{_NAME}, set_config('transaction_read_only', 'on', true)"
+_BEGIN = Statement("BEGIN")
 _COMMIT = Statement("COMMIT")
 
 
@@ -72,7 +73,7 @@ class Session:
         self.connection = connection
         self._read_only = read_only
         named = {"project_id": "" if project_id is None else str(project_id)}
-        self._begin = [Statement(_READ, named)] if read_only else [Statement("BEGIN"), Statement(_NAME, named)]
+        self._begin = [Statement(_READ, named)] if read_only else [_BEGIN, Statement(_NAME, named)]
         self._posted = [*self._begin]
         self._asked: list[_Asked] | None = None
         self._is_committed = False

@@ -293,3 +293,28 @@ def test_cancelled_transactions_give_their_connections_back(url: str) -> None:
         with_database(url, body, pool_size=2)
     finally:
         gc.enable()
+
+
+def test_a_connection_that_nobody_waits_for_any_more_is_closed(url: str) -> None:
+    """Cancelled at each moment of its opening; also while somebody still knows of the error."""
+
+    async def use(db: Database) -> None:
+        async with db.transaction(1):
+            pass
+
+    async def run() -> None:
+        errors = []
+        for steps in range(60):
+            db = Database(url, pool_size=1)
+            task = asyncio.create_task(use(db))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            errors += await asyncio.gather(task, return_exceptions=True)
+            await db.close()
+        assert sum(isinstance(error, asyncio.CancelledError) for error in errors) > 10
+        async with asyncio.timeout(10):
+            while await asyncio.to_thread(connections, url) != (0, 0):
+                pass
+
+    asyncio.run(run())

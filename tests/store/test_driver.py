@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from memory_service.store import driver
 from memory_service.store.driver import Connection, Statement
+from memory_service.store.session import InBinary
 
 NUMBER = Statement("SELECT CAST(%(number)s AS int)", {"number": "7"})
 WRONG = Statement("SELECT CAST(%(number)s AS int)", {"number": "seven"})
@@ -140,6 +143,29 @@ def test_values_that_cannot_be_sent(connected: Connected) -> None:
             await connection.exchange(Statement("BEGIN"), NUMBER._replace(parameters={"number": object()}))
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
         assert await rows(connection, NUMBER) == [[(7,)]]
+
+    connected(use)
+
+
+def test_how_a_value_is_spelled_does_not_depend_on_those_before(connected: Connected) -> None:
+    moment = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
+    values: list[tuple[str, Any]] = [
+        *[("bigint", number) for number in (1, 40_000, 3_000_000_000, -1, None)],
+        *[("bigint[]", numbers) for numbers in ([], [1], [3_000_000_000, None], [], [1, 40_000])],
+        *[("text[]", words) for words in ([], ["a", "NULL", '"'], [None], ["b"])],
+        *[("bigint[]", InBinary(numbers)) for numbers in ([], [1], [3_000_000_000, 1], [])],
+        *[("text[]", InBinary(words)) for words in ([], ["a", ""], ["1"])],
+        *[("bytea", content) for content in (b"", b"\x00\xff")],
+        *[("jsonb", Jsonb(content)) for content in ({"a": [1]}, [])],
+        *[("timestamptz", moment), ("boolean", True), ("float8", 0.1), ("text", "'1'")],
+    ]
+
+    async def use(connection: Connection) -> None:
+        asked = [(Statement(f"SELECT CAST(%(value)s AS {type_})", {"value": value}), value) for type_, value in values]
+        for question, value in [*asked, *reversed(asked), *asked]:
+            expected = value.obj if isinstance(value, Jsonb) else value
+            for binary in (False, True):
+                assert await rows(connection, question._replace(binary=binary)) == [[(expected,)]]
 
     connected(use)
 
