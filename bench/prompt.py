@@ -4,9 +4,9 @@ Every prompt brings a new user message, and its usage is reported with a reply (
 threads, lanes and windows move as they would. `client` is what the caller waits, `server` the service's own time (its
 `server-timing` header), `service cpu` the mean CPU time of its process; the same without recall beside it. `steps` is
 wall time inside `services.prompts.build`, run in this process over the same database, with a stopwatch around the
-functions it calls; before that it is timed without them, in turn as it is and with `dry_run`, which writes nothing, and
-beside them what 100,000 additions take. The
-tables are analysed before, as autovacuum does it within a minute.
+functions it calls: those that share a round trip each count it. Before that it is timed without them, in turn as it is
+and with `dry_run`, which writes nothing, and beside them what 100,000 additions take. The tables are analysed before, as
+autovacuum does it within a minute.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from memory_service.services import explaining, ingest, planning, prompts, recal
 from memory_service.store import projects
 from memory_service.store import prompts as prompt_store
 from memory_service.store import recall as recall_store
+from memory_service.store.driver import Connection
 
 _MODEL = "claude-sonnet-5.5"
 _LIMIT = 8_000
@@ -141,6 +142,7 @@ _STEPS: list[tuple[str, Any, str]] = [
     ("append the message", ingest, "append"),
     ("store the prompt", prompt_store, "add_prompt"),
     ("store the lane", prompt_store, "save_lane"),
+    ("wait for Postgres, in some of these", Connection, "wait"),
 ]
 
 
@@ -195,12 +197,13 @@ async def _time_steps(stack: Stack, thread_id: str, size: Size) -> list[dict[str
                 took, _ = await build(text, dry_run=False)
                 seen.append({**spent, "in all": took})
     names = [name for name, _, _ in _STEPS]
-    steps = [{name: one.get(name, 0.0) for name in names} | {"in all": one["in all"]} for one in seen[2:]]
-    rest = [{"transactions and the rest": 2 * one["in all"] - sum(one.values())} for one in steps]
-    merged = [{**one, **other} for one, other in zip(steps, rest, strict=True)]
     return [
-        {"messages": size.messages, "step": name, "p50_ms": round(quantile([m[name] for m in merged], 0.5) * 1000, 2)}
-        for name in merged[0]
+        {
+            "messages": size.messages,
+            "step": name,
+            "p50_ms": round(quantile([one.get(name, 0.0) for one in seen[2:]], 0.5) * 1000, 2),
+        }
+        for name in [*names, "in all"]
     ]
 
 
