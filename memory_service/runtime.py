@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from memory_service.config import Settings
 from memory_service.core.held import Held, HeldMessages
 from memory_service.core.pricing import Model
-from memory_service.core.tokens import TokenCounts
+from memory_service.core.tokens import TokenCounts, TokenEstimate
 from memory_service.errors import EmbedderUnavailable, InvalidInput
 from memory_service.providers.base import Embedder, TextCounter, TokenCounter
 from memory_service.providers.chat.registry import ChatProviders
@@ -34,6 +34,7 @@ _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 # Counting this many characters takes a few milliseconds; more is done beside the event loop.
 _COUNT_INLINE_CHARACTERS = 50_000
 _HELD_BYTES = 128 << 20
+_LEFT_ESTIMATES = 1_000
 _REREAD_SECONDS = 2.0
 _OLD_SECONDS = 10.0
 _REFUSED_SECONDS = 5.0
@@ -54,6 +55,7 @@ class Runtime:
     chat: ChatProviders
     token_counter: TokenCounter | None = None
     held: HeldThreads = field(default_factory=lambda: HeldThreads())
+    estimates: LeftEstimates = field(default_factory=lambda: LeftEstimates())
 
     async def count(self, texts: list[str]) -> list[TokenCounts]:
         """Counts of texts, beside the event loop when they are long."""
@@ -109,6 +111,28 @@ class HeldThreads:
     def _forget(self, key: tuple[type, int]) -> None:
         if (held := self._held.pop(key, None)) is not None:
             self.nbytes -= held.nbytes
+
+
+class LeftEstimates:
+    """What this process left of what was learnt of models' tokens: there it most likely still is, unless others write
+    there too."""
+
+    def __init__(self) -> None:
+        self._left: OrderedDict[tuple[int, str, str], tuple[TokenEstimate, bool]] = OrderedDict()
+
+    def find(self, project_id: int, provider: str, model: str) -> TokenEstimate | None:
+        """None where it is to be read: nothing was left, or the last time it was another's."""
+        left, is_ours = self._left.get((project_id, provider, model), (None, False))
+        return left if is_ours else None
+
+    def leave(
+        self, project_id: int, provider: str, model: str, found: TokenEstimate | None, left: TokenEstimate
+    ) -> None:
+        key = (project_id, provider, model)
+        before, _ = self._left.pop(key, (None, False))
+        self._left[key] = (left, before == found)
+        if len(self._left) > _LEFT_ESTIMATES:
+            self._left.popitem(last=False)
 
 
 def embedder_access(settings: Settings) -> EmbedderAccess:

@@ -48,6 +48,15 @@ BEGIN
     EXECUTE format('GRANT TRUNCATE ON %s TO memory_worker', vectors);
 END $_$;
 
+CREATE FUNCTION memory.expect(is_so boolean) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+        BEGIN
+            IF is_so IS NOT TRUE THEN
+                RAISE EXCEPTION 'not as expected' USING ERRCODE = 'MM001';
+            END IF;
+        END $$;
+
 CREATE FUNCTION memory.expect_thread(of_pk bigint, of_version bigint, of_run text) RETURNS void
     LANGUAGE plpgsql
     AS $$

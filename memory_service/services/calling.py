@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from memory_service.core.canonical import loads
+from memory_service.core.lane import Lane
 from memory_service.core.runs import Spent, exhausted, outcome, output_limit, tool_calls
 from memory_service.errors import MemoryServiceError, PromptTooLarge, ProviderError
 from memory_service.providers.base import ChatProvider, ModelCall, Reply
@@ -21,13 +22,25 @@ from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.journal import RunLog
 from memory_service.services.planning import DEFAULT_MAX_OUTPUT_TOKENS, PromptSpec
 from memory_service.services.run_spec import RunSpec
+from memory_service.store.prompts import PromptRecord
 from memory_service.store.runs import RunRecord
+from memory_service.store.threads import ThreadRecord
 from memory_service.telemetry import logger, metrics
 
 _MAX_ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
 # A provider may ask for more patience than anybody has.
 _LONGEST_RETRY_AFTER_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A thread as what began its run left it, with the prompt that was stored then, its lane, and how it is shown."""
+
+    thread: ThreadRecord
+    prompt: PromptRecord
+    lane: Lane
+    shown: BuiltPrompt
 
 
 @dataclass(slots=True)
@@ -45,6 +58,7 @@ class Job:
     clock: Callable[[], datetime]
     message_id: str
     began: float = field(default_factory=time.monotonic)
+    left: Left | None = None
     prompt: BuiltPrompt | None = None
     heard: dict[int, list[str]] = field(default_factory=dict)
 

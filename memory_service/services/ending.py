@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -18,7 +19,7 @@ from memory_service.core.pricing import find_model
 from memory_service.core.runs import Spent, tool_calls, unanswered
 from memory_service.core.tokens import TokenEstimate
 from memory_service.core.usage import ReportedUsage, cost_of
-from memory_service.errors import NotFound
+from memory_service.errors import NotFound, ThreadMoved
 from memory_service.runtime import Runtime
 from memory_service.services import ingest, usage
 from memory_service.services.calling import Ending, Job, text_blocks
@@ -31,7 +32,7 @@ from memory_service.store.messages import MessageRecord, NewMessage
 from memory_service.store.prompts import PromptRecord
 from memory_service.store.run_events import RunEvent
 from memory_service.store.runs import RunRecord, Stray
-from memory_service.store.threads import ThreadRecord, get_thread
+from memory_service.store.threads import ThreadRecord, expect_unchanged, get_thread
 from memory_service.telemetry import metrics
 
 _WORKED_ON = ("in_progress", "cancelling")
@@ -58,46 +59,89 @@ async def end(runtime: Runtime, server: UUID, job: Job, ending: Ending, events: 
     status = "completed" if ending.reply and ending.status != "incomplete" else "incomplete"
     draft = ingest.Draft("assistant", content, "message.", {}, id=job.message_id, status=status, run_id=job.run.id)
     prepared = await ingest.prepare(runtime, [draft] if content else [], now)
+    if held := _expected(runtime, job, ending):
+        with suppress(ThreadMoved):  # or the run is another's, or is to be cancelled: what there is is read
+            async with runtime.db.transaction(job.project_id) as session:
+                await _expect(session, server, held)
+                return await _write(runtime, session, job, ending, events, prepared, held, now)
     async with runtime.db.transaction(job.project_id) as session:
         try:
-            thread, run, prompt, lane, estimate = await _hold(session, job, ending)
+            held = await _hold(session, job, ending)
         except NotFound:
             return None
+        run = held[1]
         is_ours = run.owner == server and run.status in _WORKED_ON
         if not is_ours or run.message_ids != job.run.message_ids:  # or it has ended, unheard, and goes on
             return None
         if run.status == "cancelling" and ending.status == "requires_action":
             ending = replace(ending, status="cancelled")
-        known = None
-        if prompt and ending.reply and ending.reply.usage:
-            reply = prepared[0] if prepared else None
-            known = await usage.check(session, prompt, lane, estimate, ending.reply.usage, reply)
-        earlier = known.reply if known else None
-        added = _added(runtime, thread, job, ending, [] if earlier else prepared, now)
-        message_ids = [message.id for message in ([earlier] if earlier else prepared)]
-        closing = closing_events(run.pk, ending.status, message_ids, job.log.last_seq)
-        appended, run, queued, _, _ = await session.together(
-            asyncio.gather(
-                ingest.append(session, thread, added, ["message."] * len(added)),
-                _settle(runtime, session, job, run, ending, message_ids, now),
-                store.count_queued(session, job.thread_id),
-                _report(runtime, session, thread, job, ending, known, prepared, now),
-                run_events.add_events(session, [*events, *closing]),
-            ),
-            commit=True,
-        )
-        follow(runtime, session, thread, appended)
-        kept = earlier or (appended[0] if prepared else None)
-        if kept or not run.message_ids:
-            closing = [replace(event, run=run, message=kept) for event in closing]
-        return Ended([*events, *closing], run.ended and queued > 0)
+        return await _write(runtime, session, job, ending, events, prepared, held, now)
 
 
-async def _hold(
-    session: Session, job: Job, ending: Ending
-) -> tuple[ThreadRecord, RunRecord, PromptRecord | None, Lane | None, TokenEstimate | None]:
-    """What the end is written on, behind the lock of the thread's row; the latter three where the provider reported what it
-    used. Raises NotFound."""
+async def _write(
+    runtime: Runtime,
+    session: Session,
+    job: Job,
+    ending: Ending,
+    events: Sequence[RunEvent],
+    prepared: Sequence[NewMessage],
+    held: _Held,
+    now: datetime,
+) -> Ended:
+    """Write the end, and commit it."""
+    thread, run, prompt, lane, estimate = held
+    known = None
+    if prompt and ending.reply and ending.reply.usage:
+        reply = prepared[0] if prepared else None
+        known = await usage.check(session, prompt, lane, estimate, ending.reply.usage, reply)
+    earlier = known.reply if known else None
+    added = _added(runtime, thread, job, ending, [] if earlier else prepared, now)
+    message_ids = [message.id for message in ([earlier] if earlier else prepared)]
+    closing = closing_events(run.pk, ending.status, message_ids, job.log.last_seq)
+    appended, run, queued, _, _ = await session.together(
+        asyncio.gather(
+            ingest.append(session, thread, added, ["message."] * len(added)),
+            _settle(runtime, session, job, run, ending, message_ids, now),
+            store.count_queued(session, job.thread_id),
+            _report(runtime, session, thread, job, ending, known, prepared, now),
+            run_events.add_events(session, [*events, *closing]),
+        ),
+        commit=True,
+    )
+    follow(runtime, session, thread, appended)
+    kept = earlier or (appended[0] if prepared else None)
+    if kept or not run.message_ids:
+        closing = [replace(event, run=run, message=kept) for event in closing]
+    return Ended([*events, *closing], run.ended and queued > 0)
+
+
+#: What the end is written on; the latter three where the provider reported what it used.
+_Held = tuple[ThreadRecord, RunRecord, PromptRecord | None, Lane | None, TokenEstimate | None]
+
+
+def _expected(runtime: Runtime, job: Job, ending: Ending) -> _Held | None:
+    """As this process left it, when it did. None where it is to be read."""
+    if job.left is None:
+        return None
+    thread, prompt = job.left.thread, job.left.prompt
+    if not (ending.reply and ending.reply.usage):
+        return thread, job.run, None, None, None
+    explained = job.left.shown.explanation
+    estimate = runtime.estimates.find(job.project_id, explained["provider"], explained["model"])
+    return (thread, job.run, prompt, job.left.lane, estimate) if estimate else None
+
+
+async def _expect(session: Session, server: UUID, expected: _Held) -> None:
+    """Hold what the end is written on, if it is as expected, in the order in which `_hold` does."""
+    thread, run, _, _, estimate = expected
+    await expect_unchanged(session, thread)
+    if estimate:
+        await prompts.expect_estimate(session, run.provider, run.model, estimate)
+    await store.expect_worked_on(session, run, server)
+
+
+async def _hold(session: Session, job: Job, ending: Ending) -> _Held:
+    """Behind the lock of the thread's row. Raises NotFound."""
     thread, run = get_thread(session, job.thread_id, lock=True), store.get_run(session, job.run.thread_pk, job.run.id)
     if not (ending.reply and ending.reply.usage and job.prompt and job.prompt.id):
         return *(await session.together(asyncio.gather(thread, run))), None, None, None

@@ -16,7 +16,7 @@ from memory_service.errors import CountUnavailable, PromptTooLarge
 from memory_service.runtime import Runtime
 from memory_service.services.planning import Plan, prior_estimate
 from memory_service.store import prompts as prompt_store
-from memory_service.store.db import Session
+from memory_service.store.db import Session, on_commit
 from memory_service.telemetry import logger
 
 
@@ -85,3 +85,5 @@ async def teach_held(
     for observation in seen:
         estimate = estimate.observe(observation.counts, observation.reported_tokens)
     await prompt_store.save_estimate(session, provider, model, estimate, now)
+    project_id = session.info["project_id"]
+    on_commit(session, lambda: runtime.estimates.leave(project_id, provider, model, held, estimate))

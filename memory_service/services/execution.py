@@ -20,9 +20,8 @@ from memory_service.core.canonical import loads
 from memory_service.errors import Conflict, InvalidInput, MemoryServiceError, NotFound, NoUserMessage, Unavailable
 from memory_service.runtime import Runtime, new_id, now_utc
 from memory_service.services import ingest
-from memory_service.services.calling import Ending, Job, call_model, error_of
+from memory_service.services.calling import Ending, Job, Left, call_model, error_of
 from memory_service.services.ending import Ended, end, end_idle, end_stray
-from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.journal import Journal
 from memory_service.services.run_spec import RunSpec
 from memory_service.store import run_events
@@ -109,10 +108,10 @@ class Runner:
         run: RunRecord,
         now: datetime,
         last_event_seq: int,
-        prompt: BuiltPrompt | None = None,
+        left: Left | None = None,
     ) -> None:
-        """Work on a run that this server owns. `now` is the time of the request that asked for it; `prompt` was stored with
-        it, and is told of."""
+        """Work on a run that this server owns. `now` is the time of the request that asked for it; `left` is how what
+        began it left the thread, where its prompt was stored then, and told of."""
         began = time.monotonic()
 
         def clock() -> datetime:
@@ -120,7 +119,8 @@ class Runner:
 
         log = self.journal.open(run.pk, last_event_seq)
         spec = RunSpec.from_json(run.spec)
-        work = _Work(Job(project_id, thread_id, run, spec, log, clock, new_id("msg", now), prompt=prompt))
+        prompt = left.shown if left else None
+        work = _Work(Job(project_id, thread_id, run, spec, log, clock, new_id("msg", now), left=left, prompt=prompt))
         self._works[run.pk] = work
         work.task = asyncio.create_task(self._work(work))
 

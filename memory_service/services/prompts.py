@@ -31,6 +31,7 @@ from memory_service.store import prompts as prompt_store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import NewMessage
+from memory_service.store.prompts import PromptRecord
 from memory_service.store.threads import ThreadRecord, expect_unchanged, get_thread
 from memory_service.telemetry import metrics
 
@@ -133,11 +134,12 @@ async def plan_ahead(
     return None
 
 
-async def store_ready(session: Session, ready: Ready | None, now: datetime) -> None:
-    """In the caller's transaction, which holds the thread's row and has appended the message. All is posted."""
-    if ready:
-        on_commit(session, lambda: _count(ready.plan))
-        await _write(session, ready.plan, [], ready.shown, None, now)
+async def store_ready(session: Session, ready: Ready | None, now: datetime) -> PromptRecord | None:
+    """In the caller's transaction, which holds the thread's row and has appended the message."""
+    if ready is None:
+        return None
+    on_commit(session, lambda: _count(ready.plan))
+    return await _write(session, ready.plan, [], ready.shown, None, now)
 
 
 async def _find_earlier(session: Session, call: IdempotentCall | None, now: datetime) -> Answer | None:
@@ -232,22 +234,23 @@ async def _store(
         await teach(session, runtime, planned.request.provider, planned.request.model_name, seen, now)
     on_commit(session, lambda: _count(planned))
     writing = _write(session, planned, counts, shown, call, now)
-    if new is None:
-        await writing
-    else:
-        appending = ingest.append(session, planned.thread, [new], ["message."])
-        records, _ = await session.together(asyncio.gather(appending, writing), commit=True)
-        follow(runtime, session, planned.thread, records)
+    appending = ingest.append(session, planned.thread, [new] if new else [], ["message."])
+    records, _ = await session.together(asyncio.gather(appending, writing), commit=True)
+    follow(runtime, session, planned.thread, records)
     return shown
 
 
 async def _write(
     session: Session, planned: Plan, counts: Counts, shown: BuiltPrompt, call: IdempotentCall | None, now: datetime
-) -> None:
+) -> PromptRecord:
     thread, prompt = planned.thread, planned.prompt
     stable = prompt.layout.stable
     assert shown.id
-    await prompt_store.add_prompt(
+    await prompt_store.save_lane(session, thread.pk, planned.request.lane_key, prompt.lane.stored_with(shown.id), now)
+    if call:
+        # The id is answer enough: the prompt is rebuilt from it, and storing requests would grow quadratically.
+        await idempotency.record(session, call, Answer(201, shown.id), now)
+    return await prompt_store.add_prompt(
         session,
         id=shown.id,
         thread_pk=thread.pk,
@@ -260,11 +263,6 @@ async def _write(
         recalled_seqs=[recalled["seq"] for recalled in prompt.volatile.recalled],
         now=now,
     )
-    lane = prompt.lane.stored_with(shown.id)
-    await prompt_store.save_lane(session, thread.pk, planned.request.lane_key, lane, now)
-    if call:
-        # The id is answer enough: the prompt is rebuilt from it, and storing requests would grow quadratically.
-        await idempotency.record(session, call, Answer(201, shown.id), now)
 
 
 def _count(planned: Plan) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from memory_service.core.canonical import dumps, loads
+from memory_service.core.messages import extend_tail
 from memory_service.core.request import Request
 from memory_service.core.runs import Spent, exhausted
 from memory_service.errors import Conflict, InvalidInput, NoUserMessage, ThreadMoved
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, planning, prompts, threads
-from memory_service.services.calling import prompt_built, prompt_spec
+from memory_service.services.calling import Left, prompt_built, prompt_spec
 from memory_service.services.ending import end_idle
 from memory_service.services.execution import Runner
 from memory_service.services.holding import follow
@@ -29,6 +30,7 @@ from memory_service.store import runs as store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import MessageRecord, NewMessage
+from memory_service.store.prompts import PromptRecord
 from memory_service.store.run_events import RunEvent
 from memory_service.store.runs import RunRecord
 from memory_service.store.threads import ThreadRecord, expect_unchanged, get_thread
@@ -183,7 +185,7 @@ async def begin(
         _check_asked(thread)
     request = ready.plan.request if ready else await _settled(runtime, session, thread, spec)
     told = [prompt_built(ready.shown)] if ready else []
-    records, run, _, _ = await session.together(
+    records, run, _, prompt = await session.together(
         asyncio.gather(
             ingest.append(session, thread, messages, fields),
             _add(session, thread, id, spec, request, metadata, now, owner=runner.server),
@@ -194,9 +196,28 @@ async def begin(
     )
     follow(runtime, session, thread, records)
     events = run_events.first_events(run, told)
-    project_id, prompt = session.info["project_id"], ready.shown if ready else None
-    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, events[-1].seq, prompt))
+    project_id, left = session.info["project_id"], None
+    if ready and prompt:
+        lane = ready.plan.prompt.lane.stored_with(prompt.id)
+        left = Left(_left(thread, messages, run, prompt), prompt, lane, ready.shown)
+    on_commit(session, lambda: runner.start(project_id, thread.id, run, now, events[-1].seq, left))
     return ShownRun(thread.id, run, None, begun=events)
+
+
+def _left(thread: ThreadRecord, messages: Sequence[NewMessage], run: RunRecord, prompt: PromptRecord) -> ThreadRecord:
+    """The thread as `begin` leaves it."""
+    tail = thread.tail
+    for message in messages:
+        tail = extend_tail(tail, message.role, message.outline, "message.content")
+    return replace(
+        thread,
+        version=prompt.thread_version,
+        last_seq=thread.last_seq + len(messages),
+        message_count=thread.message_count + len(messages),
+        last_role=tail.last_role,
+        open_tool_use_ids=tail.open_tool_use_ids,
+        active_run_id=run.id,
+    )
 
 
 async def _add(

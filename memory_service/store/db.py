@@ -37,7 +37,7 @@ _AWAY = ("08", "57", "53")
 _CROWDED = ("55P03", "40P01", "40001")
 # What a server says that will serve soon. (An error at connecting has no SQLSTATE.)
 _NOT_YET = ("starting up", "shutting down", "in recovery mode", "not accepting connections", "too many clients")
-_MOVED = "MM001"  # raised by expect_thread()
+_MOVED = "MM001"  # raised by expect_thread() and expect()
 _NOT_TEXT = ("22021", "22P05")  # what the encoding cannot hold
 _STATE = Statement(
     "SELECT current_setting('server_version_num')::int, (SELECT extversion FROM pg_extension WHERE extname = 'vector'),"

@@ -147,9 +147,9 @@ async def add_prompt(
     shared_digest: str | None,
     recalled_seqs: Sequence[int],
     now: datetime,
-) -> None:
+) -> PromptRecord:
     """Store a prompt, and its stable text unless the thread has it. The thread's version moves, and is the prompt's."""
-    await session.post(
+    added = await session.execute(
         text(
             "WITH thread AS (UPDATE threads SET version = version + 1 WHERE pk = :thread_pk RETURNING version),"
             " stable AS (INSERT INTO stable_texts (thread_pk, digest, project_id, content)"
@@ -157,6 +157,7 @@ async def add_prompt(
             " INSERT INTO prompts (id, thread_pk, project_id, lane_key, thread_version, stable_digest, plan, volatile,"
             " shared_digest, recalled_seqs, built_at) SELECT :id, :thread_pk, :project_id, :lane_key, version,"
             " :stable_digest, :plan, :volatile, :shared_digest, CAST(:recalled_seqs AS int[]), :now FROM thread"
+            f" RETURNING {_PROMPT}"
         ),
         {
             "id": id,
@@ -172,6 +173,7 @@ async def add_prompt(
             "now": now,
         },
     )
+    return PromptRecord(*added.one())
 
 
 async def shared_sent_at(session: Session, shared_digest: str) -> datetime | None:
@@ -302,6 +304,28 @@ def _estimate(state: str) -> TokenEstimate:
     return TokenEstimate.from_json(json.loads(state))
 
 
+async def expect_estimate(session: Session, provider: str, model: str, estimate: TokenEstimate) -> None:
+    """Hold what was learnt of a model's tokens, as `lock` does, if it is still this; otherwise the transaction raises
+    ThreadMoved."""
+    await session.post(
+        text(
+            "SELECT expect((SELECT state = :state FROM token_estimates"
+            " WHERE project_id = :project_id AND provider = :provider AND model = :model FOR UPDATE))"
+        ),
+        {
+            "project_id": session.info["project_id"],
+            "provider": provider,
+            "model": model,
+            "state": _estimate_state(estimate),
+        },
+    )
+
+
+@lru_cache(maxsize=256)
+def _estimate_state(estimate: TokenEstimate) -> str:
+    return dumps_own(estimate.to_json())
+
+
 async def save_estimate(session: Session, provider: str, model: str, estimate: TokenEstimate, now: datetime) -> None:
     await session.post(
         text(
@@ -314,7 +338,7 @@ async def save_estimate(session: Session, provider: str, model: str, estimate: T
             "project_id": session.info["project_id"],
             "provider": provider,
             "model": model,
-            "state": dumps_own(estimate.to_json()),
+            "state": _estimate_state(estimate),
             "now": now,
         },
     )

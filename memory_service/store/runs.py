@@ -132,6 +132,18 @@ async def get_run(session: Session, thread_pk: int, id: str) -> RunRecord:
     return run_of(row)
 
 
+async def expect_worked_on(session: Session, run: RunRecord, server: UUID) -> None:
+    """Hold a run's row if this server still works on it, and nobody wants it to stop; otherwise the transaction raises
+    ThreadMoved."""
+    await session.post(
+        text(
+            "SELECT expect((SELECT true FROM runs WHERE pk = :pk AND owner = :server AND status = 'in_progress'"
+            " FOR NO KEY UPDATE))"
+        ),
+        {"pk": run.pk, "server": server},
+    )
+
+
 async def find_run(session: Session, id: str) -> tuple[str, RunRecord]:
     """A run and the id of its thread. Raises NotFound."""
     columns = ", ".join(f"r.{column.strip()}" for column in RUN_COLUMNS.split(","))

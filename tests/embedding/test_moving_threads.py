@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
-from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from memory_service.errors import Conflict, NotFound
 from memory_service.runtime import Runtime
-from memory_service.services import prompts, rebuilding, runs
-from memory_service.services.execution import Runner
+from memory_service.services import prompts, rebuilding
 from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.ingest import Draft
-from memory_service.services.planning import PromptSpec
-from memory_service.services.run_spec import RunSpec
-from memory_service.services.runs import ShownRun
 from memory_service.store import messages as message_store
+from memory_service.store import prompts as prompt_store
 from memory_service.store.threads import ThreadRecord, delete_thread, get_thread
-from tests.embedding.conftest import NOW, Home
+from tests.embedding.conftest import Home
 from tests.embedding.hashing import HashingEmbedder
+from tests.embedding.running import ASKED, AT, SPEC, run_of
 from tests.embedding.test_queue import TEXTS
 
 Meanwhile = Callable[[ThreadRecord], Awaitable[None]]
-
-
-SPEC = PromptSpec(model="claude-sonnet-5", max_prompt_tokens=300)
-ASKED = "Where is the lantern?"
-AT = NOW + timedelta(minutes=1)
 
 
 async def build(home: Home, runtime: Runtime, embedder: HashingEmbedder, meanwhile: Meanwhile) -> BuiltPrompt:
@@ -103,25 +93,6 @@ def test_a_thread_that_is_deleted_meanwhile(home: Home) -> None:
     assert home.count("prompts") == 0
 
 
-async def run_of(
-    home: Home, runtime: Runtime, thread: ThreadRecord, message: str | None = ASKED
-) -> tuple[ShownRun, BuiltPrompt | None]:
-    """A run that begins on a thread, and the prompt that was stored with it."""
-    begun: list[BuiltPrompt | None] = []
-
-    class Listening(Runner):
-        def start(self, *_arguments: Any, **_options: Any) -> None:
-            begun.append(_arguments[-1])
-
-        async def ready(self) -> None: ...
-
-    draft = Draft("user", message, "message.", {}) if message else None
-    runner, spec = Listening(runtime, nullcontext, lambda: False), RunSpec(SPEC)
-    run = await runs.create(runtime, runner, home.project_id, thread.id, spec, draft, {}, "refuse", AT, None)
-    (prompt,) = begun
-    return run, prompt
-
-
 @pytest.mark.parametrize("message", [ASKED, None])
 def test_a_run_is_stored_with_its_prompt(home: Home, message: str | None) -> None:
     """In one transaction, and as a prompt that is built when the run has begun."""
@@ -129,8 +100,9 @@ def test_a_run_is_stored_with_its_prompt(home: Home, message: str | None) -> Non
 
     async def use(runtime: Runtime) -> None:
         thread, same = await home.write(runtime, *TEXTS), await home.write(runtime, *TEXTS)
-        run, prompt = await run_of(home, runtime, thread, message)
-        assert prompt
+        run, left = await run_of(home, runtime, thread, message)
+        assert left
+        prompt = left.shown
         assert prompt.id
         assert [(event.seq, event.type) for event in run.begun] == [(1, "run.created"), (2, "prompt.built")]
         assert home.rows("SELECT seq, type, content FROM run_events ORDER BY seq") == [
@@ -144,10 +116,11 @@ def test_a_run_is_stored_with_its_prompt(home: Home, message: str | None) -> Non
         built = await prompts.build(runtime, home.project_id, same.id, SPEC, None, AT, dry_run=False, call=None)
         assert built.request == prompt.request
         async with runtime.db.read_only(home.project_id) as session:
-            left = [await get_thread(session, one.id) for one in (thread, same)]
-        assert left[0].active_run_id == run.record.id
-        assert left[0].version == left[1].version
-        assert home.rows("SELECT DISTINCT thread_version FROM prompts") == [(left[0].version,)]
+            assert left.thread == await get_thread(session, thread.id)
+            assert left.prompt == await prompt_store.get_prompt(session, thread.pk, prompt.id)
+            assert left.lane == await prompt_store.lane_of(session, prompt.id)
+            assert left.thread.version == left.prompt.thread_version == (await get_thread(session, same.id)).version
+        assert left.thread.active_run_id == run.record.id
 
     home.run(use, embedder)
 
@@ -167,8 +140,8 @@ def test_a_thread_that_moves_while_a_run_is_planned(home: Home, writes: str) -> 
                 await prompts.build(runtime, home.project_id, thread.id, SPEC, None, AT, dry_run=False, call=None)
 
         _once_asked(embedder, meanwhile)
-        _, prompt = await run_of(home, runtime, thread)
-        assert prompt is None
+        _, left = await run_of(home, runtime, thread)
+        assert left is None
         async with runtime.db.read_only(home.project_id) as session:
             records = await message_store.range_of(session, thread.pk, first_seq=len(TEXTS) + 1)
         written = ["Written meanwhile."] if writes == "message" else []
@@ -200,8 +173,8 @@ def test_a_run_whose_question_is_embedded_elsewhere(home: Home) -> None:
     """It begins, and then waits for whoever embeds."""
 
     async def use(runtime: Runtime) -> None:
-        _, prompt = await run_of(home, runtime, await home.write(runtime, *TEXTS))
-        assert prompt is None
+        _, left = await run_of(home, runtime, await home.write(runtime, *TEXTS))
+        assert left is None
 
     home.run(use, HashingEmbedder(inline=False))
     assert home.count("prompts") == 0
