@@ -25,7 +25,7 @@ from bench.corpora import Corpus, Question
 from bench.gold import Gold, gold_of, share_found
 from bench.plot import Line, save_lines
 from bench.report import Report, Row, Section, progress
-from memory_service.core.quoting import Candidate, render_candidate
+from memory_service.core.quoting import Quote
 from memory_service.core.recall import Hit, index_entry, rank
 from memory_service.core.similarity import common_of
 from memory_service.core.terms import passages_of
@@ -157,11 +157,8 @@ def beam_row(indexed: Sequence[Indexed], ranking: str, counter: O200kCounter) ->
 
 def _costs(one: Indexed, counter: O200kCounter) -> list[int]:
     """Tokens of each passage as the prompt quotes it."""
-    now, hit = datetime(2026, 1, 1, tzinfo=UTC), Hit(document=0, seq=1, passage=1, score=0.0)
-    quoted = (
-        render_candidate(Candidate(hit, "", one.corpus.roles[message], text, True, now))
-        for message, text in one.passages
-    )
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    quoted = (Quote.of("", one.corpus.roles[message], text, True, now).rendered for message, text in one.passages)
     return [(counts := counter.count(text)).latin + counts.other for text in quoted]
 
 

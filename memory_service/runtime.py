@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from memory_service.config import Settings
-from memory_service.core.held import Held, HeldMessages
+from memory_service.core.held import Held, HeldMessages, HeldQuotables
 from memory_service.core.pricing import Model
 from memory_service.core.tokens import TokenCounts, TokenEstimate
 from memory_service.errors import EmbedderUnavailable, InvalidInput
@@ -72,15 +72,15 @@ class Runtime:
         await self.worker_db.close()
 
 
-_Part = TypeVar("_Part", Held, HeldMessages)
+_Part = TypeVar("_Part", Held, HeldMessages, HeldQuotables)
 
 
 class HeldThreads:
-    """What is held of threads, those used last, up to `limit_bytes` together. Of each there is a part of either kind."""
+    """What is held of threads, those used last, up to `limit_bytes` together. Of each there is a part of every kind."""
 
     def __init__(self, limit_bytes: int = _HELD_BYTES) -> None:
         self._limit_bytes = limit_bytes
-        self._held: OrderedDict[tuple[type, int], Held | HeldMessages] = OrderedDict()
+        self._held: OrderedDict[tuple[type, int], Held | HeldMessages | HeldQuotables] = OrderedDict()
         self.nbytes = 0
 
     def find(self, kind: type[_Part], thread_pk: int, edited_version: int) -> _Part | None:
@@ -95,7 +95,7 @@ class HeldThreads:
         self._held.move_to_end((kind, thread_pk))
         return held
 
-    def keep(self, thread_pk: int, held: Held | HeldMessages) -> None:
+    def keep(self, thread_pk: int, held: Held | HeldMessages | HeldQuotables) -> None:
         key = (type(held), thread_pk)
         if self._held.get(key) is held:
             self._held.move_to_end(key)

@@ -1,13 +1,13 @@
 """What a prompt needs of a thread, held from one prompt to the next.
 
-Of what the window shows, the messages; of all before, only what recall needs: the index, decoded, and the vectors. What
-recall finds is read from the messages themselves each time.
+Of what the window shows, the messages; of all before, what recall needs: the index, decoded, the vectors, and of the
+messages those that it looked at.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import getsizeof
 from typing import Any, Self
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from memory_service.core.corpus import Bools, Corpus, Floats, Ints
 from memory_service.core.messages import Message
+from memory_service.core.quoting import Quotable
 from memory_service.core.similarity import cosines_by_signs, pack_signs, steady
 
 
@@ -147,6 +148,22 @@ class HeldMessages:
             left -= self.sizes[start]
         first_seq = self.messages[start].seq if start < len(self.messages) else self.last_seq + 1
         return replace(self, first_seq=first_seq, messages=self.messages[start:], sizes=self.sizes[start:])
+
+
+@dataclass(frozen=True, slots=True)
+class HeldQuotables:
+    """Messages of a thread that recall looked at, by their seqs, as they are at `edited_version` or later."""
+
+    edited_version: int
+    messages: Mapping[int, Quotable]
+    nbytes: int = 0
+
+    def and_more(self, read: Mapping[int, Quotable], nbytes: int) -> HeldQuotables:
+        """With what was read now; or that alone, or nothing, where it would take more than so many bytes."""
+        more = sum([one.nbytes for one in read.values()])
+        if self.nbytes + more <= nbytes:
+            return HeldQuotables(self.edited_version, {**self.messages, **read}, self.nbytes + more)
+        return HeldQuotables(self.edited_version, read, more) if more <= nbytes else self
 
 
 def size_of(content: str) -> int:

@@ -51,12 +51,12 @@ def context_block(texts: Sequence[str]) -> str:
 
 
 def _explain(recalled: Recalled) -> dict[str, Any]:
-    candidate = recalled.candidate
+    hit, quote = recalled.candidate
     return {
-        "message_id": candidate.message_id,
-        "seq": candidate.hit.seq,
-        "score": candidate.hit.score,
-        "why": candidate.hit.why,
-        "excerpt": candidate.is_excerpt,
+        "message_id": quote.message_id,
+        "seq": hit.seq,
+        "score": hit.score,
+        "why": hit.why,
+        "excerpt": quote.is_excerpt,
         "tokens": recalled.tokens,
     }

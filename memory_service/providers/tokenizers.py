@@ -34,6 +34,8 @@ _PATTERN = "|".join(
 # Longer texts are counted piece by piece: the splitter overflows its stack on a very long run of spaces.
 _PIECE_CHARACTERS = 20_000
 _REMEMBERED = 10_000
+# What is longer is remembered by a digest.
+_KEY_CHARACTERS = 500
 # No token holds both a line's end and punctuation behind it, so that counts on both sides of it add up. What a prompt
 # recalls is quoted in such parts, and each of them is remembered by itself.
 _SEAM = "\n<"
@@ -48,16 +50,15 @@ class O200kCounter:
     """
 
     def __init__(self) -> None:
-        self._remembered: dict[bytes, TokenCounts] = {}
+        self._remembered: dict[str | bytes, TokenCounts] = {}
 
     def count(self, text: str) -> TokenCounts:
-        encoded = text.encode()
-        key = blake2b(encoded, digest_size=16).digest()
+        key = text if len(text) <= _KEY_CHARACTERS else blake2b(text.encode(), digest_size=16).digest()
         known = self._remembered.get(key)
         if known is None:
             if len(self._remembered) >= _REMEMBERED:
                 self._remembered.clear()
-            known = self._remembered[key] = self._added_up(text) or self._count(text, len(encoded))
+            known = self._remembered[key] = self._added_up(text) or self._count(text)
         return known
 
     def _added_up(self, text: str) -> TokenCounts | None:
@@ -67,10 +68,10 @@ class O200kCounter:
         *between, last = others
         return TokenCounts.total(map(self.count, (f"{first}\n", *[f"<{part}\n" for part in between], f"<{last}")))
 
-    def _count(self, text: str, text_bytes: int) -> TokenCounts:
+    def _count(self, text: str) -> TokenCounts:
         total = self._length(text)
         other = 0 if text.isascii() else min(total, self._length(" ".join(_NOT_LATIN.findall(text))))
-        return TokenCounts(latin=total - other, other=other, text_bytes=text_bytes)
+        return TokenCounts(latin=total - other, other=other, text_bytes=len(text.encode()))
 
     def load(self) -> None:
         """Load the vocabulary now instead of at first use."""

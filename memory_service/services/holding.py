@@ -14,8 +14,9 @@ import numpy as np
 
 from memory_service.core.canonical import loads
 from memory_service.core.corpus import Corpus
-from memory_service.core.held import Held, HeldMessages, HeldVectors, size_of
-from memory_service.core.messages import Message
+from memory_service.core.held import Held, HeldMessages, HeldQuotables, HeldVectors, size_of
+from memory_service.core.messages import Message, content_text
+from memory_service.core.quoting import Quotable
 from memory_service.core.similarity import common_part, placed, typical, words_of
 from memory_service.runtime import Runtime
 from memory_service.store import messages as message_store
@@ -24,6 +25,7 @@ from memory_service.store import vectors as vector_store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.embedders import EmbedderRecord
 from memory_service.store.messages import MessageRecord
+from memory_service.store.recall import Said
 from memory_service.store.threads import ThreadRecord
 
 # Of a thread whose vectors take more, the signs alone are held, a thirty-second part.
@@ -33,6 +35,10 @@ _DECODED_INLINE_BYTES = 200_000
 # Of a thread's messages no more is held than this, the newest: the older ones of a long window are read each time.
 _MESSAGES_BYTES = 16 << 20
 _FIRST_PAGE = 200
+# Nor more of those that recall looks at.
+_QUOTABLE_BYTES = 2 << 20
+# Splitting this many characters into passages takes a few milliseconds.
+_SPLIT_INLINE_CHARACTERS = 200_000
 
 
 async def read_newest(
@@ -148,6 +154,35 @@ async def _corpus(session: Session, thread: ThreadRecord, held: Held | None, bef
         return held.corpus
     more = await recall_store.thread_index(session, thread.pk, before_seq, held.before_seq)
     return await decode(held.corpus.numbers.tobytes() + more) if more else held.corpus
+
+
+async def quotable(
+    runtime: Runtime, session: Session, thread: ThreadRecord, seqs: Sequence[int]
+) -> Mapping[int, Quotable]:
+    """The messages at these seqs, by their seqs. `thread` as in `hold`."""
+    held = runtime.held.find(HeldQuotables, thread.pk, thread.edited_version)
+    held = held or HeldQuotables(thread.edited_version, {})
+    found = {seq: one for seq in seqs if (one := held.messages.get(seq))}
+    missing = [seq for seq in seqs if seq not in found]
+    if not missing:
+        return found
+    said = await recall_store.said_at(session, thread.pk, missing)
+    is_long = sum([len(one.content) for one in said]) > _SPLIT_INLINE_CHARACTERS
+    read = await asyncio.to_thread(_quotables, said, split=True) if is_long else _quotables(said)
+    on_commit(session, lambda: runtime.held.keep(thread.pk, held.and_more(read, _QUOTABLE_BYTES)))
+    return found | read
+
+
+def _quotables(said: Sequence[Said], *, split: bool = False) -> dict[int, Quotable]:
+    # All at once: to begin with each anew takes longer than to read it.
+    contents = loads(f"[{','.join([one.content for one in said])}]")
+    read = {
+        one.seq: Quotable(one.id, one.role, content_text(content), one.created_at)
+        for one, content in zip(said, contents, strict=True)
+    }
+    for one in read.values() if split else ():
+        one.split()
+    return read
 
 
 async def decode(index: bytes) -> Corpus:

@@ -17,17 +17,15 @@ from memory_service.core.plan import RecallSpec
 from memory_service.core.pricing import Model, find_model, provider_of, providers_of
 from memory_service.core.prompt import Prompt
 from memory_service.core.quoting import Candidate, Recalled, pack
-from memory_service.core.recall import pick
 from memory_service.core.request import Request
 from memory_service.core.tokens import Scale, TokenCounts, TokenEstimate
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.window import Window, check_open_calls
 from memory_service.errors import InvalidInput
 from memory_service.runtime import Runtime
-from memory_service.services.holding import read_newest
-from memory_service.services.recall import Question, Ranking, rank_thread, split
+from memory_service.services.holding import quotable, read_newest
+from memory_service.services.recall import Question, Ranking, rank_thread
 from memory_service.store import prompts as prompt_store
-from memory_service.store import recall as recall_store
 from memory_service.store.db import Session
 from memory_service.store.messages import NewMessage
 from memory_service.store.threads import AssistantRecord, ThreadRecord, get_assistant
@@ -318,14 +316,8 @@ async def recall(runtime: Runtime, session: Session, outlined: Outline, question
     thread, first_seq = outlined.thread, outlined.prompt.window.first_seq
     limit = outlined.prompt.ranked_passages
     ranking = await rank_thread(runtime, session, thread, question, limit, first_seq, only_relevant=True)
-    seqs = sorted({hit.seq for hit in ranking.hits})
-    said = {one.seq: one for one in (await recall_store.said_at(session, thread.pk, seqs) if seqs else ())}
-    passages = await split({seq: one.content for seq, one in said.items()})
-    candidates = (
-        Candidate(hit, one.id, one.role, *pick(passages(hit.seq), hit.passage), one.created_at)
-        for hit in ranking.hits
-        if (one := said.get(hit.seq))
-    )
+    said = await quotable(runtime, session, thread, sorted({hit.seq for hit in ranking.hits}))
+    candidates = (Candidate(hit, one.quote(hit.passage)) for hit in ranking.hits if (one := said.get(hit.seq)))
     scale = outlined.prompt.scale
     found = outlined.prompt
     packed = pack(

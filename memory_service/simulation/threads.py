@@ -14,7 +14,7 @@ from memory_service.core.canonical import dumps, loads
 from memory_service.core.corpus import Floats, count_documents
 from memory_service.core.layout import StablePart
 from memory_service.core.messages import Block, Message, Tail, extend_tail, opens_turn
-from memory_service.core.quoting import Candidate
+from memory_service.core.quoting import Candidate, Quote
 from memory_service.core.recall import index_entry, pick, rank, relevant
 from memory_service.core.similarity import common_of
 from memory_service.core.terms import passages_of
@@ -79,7 +79,7 @@ class Thread:
         for hit in relevant(rank(index, query, ranked, self._similarity(count_documents(index), query))):
             message = self.messages[hit.seq - 1]
             text, is_excerpt = pick(self._passages[hit.seq - 1], hit.passage)
-            found.append(Candidate(hit, message.id, message.role, text, is_excerpt, message.created_at))
+            found.append(Candidate(hit, Quote.of(message.id, message.role, text, is_excerpt, message.created_at)))
         return found
 
     def _similarity(self, count: int, query: str) -> Floats | None:

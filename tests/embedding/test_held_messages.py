@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from memory_service.core.canonical import dumps, loads
-from memory_service.core.held import HeldMessages, size_of
+from memory_service.core.held import HeldMessages, HeldQuotables, size_of
+from memory_service.core.plan import RecallSpec
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.errors import PromptTooLarge
 from memory_service.runtime import HeldThreads, Runtime
 from memory_service.services import holding, ingest, prompts, threads
-from memory_service.services.holding import follow, read_newest, to_messages
+from memory_service.services.holding import follow, quotable, read_newest, to_messages
 from memory_service.services.ingest import Draft
 from memory_service.services.planning import PromptSpec
 from memory_service.store import messages as message_store
@@ -31,6 +32,7 @@ from tests.embedding.test_queue import TEXTS, delete, edit
 SPECS = [
     PromptSpec(model="claude-sonnet-5", max_prompt_tokens=300),
     PromptSpec(model="claude-sonnet-5", max_prompt_tokens=900),
+    PromptSpec(model="claude-sonnet-5", max_prompt_tokens=300, recall=RecallSpec(max_tokens=120)),
     PromptSpec(model="gpt-4o", max_prompt_tokens=900, strategy=TruncationStrategy("last_messages", 7)),
     PromptSpec(model="claude-sonnet-5", max_prompt_tokens=20_000, strategy=TruncationStrategy("disabled")),
 ]
@@ -127,6 +129,7 @@ class Writers:
 def test_prompts_are_the_same_without(home: Home, monkeypatch: pytest.MonkeyPatch, seed: int, held_bytes: int) -> None:
     monkeypatch.setattr(holding, "_FIRST_PAGE", 8)
     monkeypatch.setattr(holding, "_MESSAGES_BYTES", held_bytes)
+    monkeypatch.setattr(holding, "_QUOTABLE_BYTES", held_bytes)
 
     async def use(runtime: Runtime) -> None:
         other = home.runtime(HashingEmbedder(inline=True))
@@ -174,6 +177,49 @@ def test_what_is_held_is_not_read_again(home: Home, sent: list[str], monkeypatch
         for _ in range(2):  # what the first appends
             await writers.prompt(runtime, replace(SPECS[1], recall=None), dry_run=False)
         assert not [sql for sql in read() if "seq >=" in sql]
+
+    home.run(use, HashingEmbedder(inline=True))
+
+
+def test_what_recall_looked_at_is_not_read_again(home: Home, sent: list[str]) -> None:  # noqa: F811
+    def quoted() -> list[str]:
+        return [sql for sql in sent if sql.startswith("SELECT seq, id, role, content")]
+
+    async def use(runtime: Runtime) -> None:
+        writers = Writers(home, [runtime], 1)
+        writers.thread = await home.write(runtime, *TEXTS)
+        spec = PromptSpec(
+            model="claude-sonnet-5", max_prompt_tokens=300, recall=RecallSpec(max_tokens=120, query=TEXTS[0])
+        )
+        first, second = [await writers.outcome(runtime, spec) for _ in range(2)]
+        assert first == second
+        assert first[1]["recalled"]
+        assert len(quoted()) == 1
+        assert "Not any more." not in first[0]
+        await edit(home, runtime, writers.thread, first[1]["recalled"][0]["seq"], f"{TEXTS[0]} Not any more.")
+        assert "Not any more." in (await writers.outcome(runtime, spec))[0]
+        assert len(quoted()) == 2
+
+    home.run(use, HashingEmbedder(inline=True))
+
+
+@pytest.mark.parametrize("room", [10_000, 3_000])
+def test_no_more_of_what_recall_looked_at_is_held_than_there_is_room_for(
+    home: Home, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(holding, "_QUOTABLE_BYTES", room)
+
+    async def use(runtime: Runtime) -> None:
+        thread = await home.write(runtime, *TEXTS)
+        for seqs in ([1, 2], [2, 3, 4], [1, 5], [2], list(range(1, 20))):
+            async with runtime.db.read_only(home.project_id) as session:
+                found = await quotable(runtime, session, thread, seqs)
+                read = await quotable(replace(runtime, held=HeldThreads()), session, thread, seqs)
+            assert {seq: one.quote(1) for seq, one in found.items()} == {seq: one.quote(1) for seq, one in read.items()}
+            assert sorted(found) == sorted(read) == seqs
+            held = runtime.held.find(HeldQuotables, thread.pk, 0)
+            assert held is None or held.nbytes == sum(one.nbytes for one in held.messages.values())
+            assert runtime.held.nbytes <= room
 
     home.run(use, HashingEmbedder(inline=True))
 

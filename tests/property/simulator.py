@@ -28,7 +28,7 @@ from memory_service.core.messages import (
 from memory_service.core.plan import Outline, RecallSpec, complete, outline
 from memory_service.core.pricing import Model
 from memory_service.core.prompt import Prompt
-from memory_service.core.quoting import Candidate, pack
+from memory_service.core.quoting import Candidate, Quote, pack
 from memory_service.core.recall import index_entry, pick, rank, relevant
 from memory_service.core.request import Request
 from memory_service.core.shorten import shorten
@@ -316,7 +316,7 @@ class Simulator:
         for hit in hits:
             message = by_seq[hit.seq]
             text, is_excerpt = pick(passages_of(message.text), hit.passage)
-            candidates.append(Candidate(hit, message.id, message.role, text, is_excerpt, message.created_at))
+            candidates.append(Candidate(hit, Quote.of(message.id, message.role, text, is_excerpt, message.created_at)))
         return candidates
 
     def _message(self, seq: int, role: str, blocks: Sequence[Block]) -> Message:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from memory_service.core import bm25, recall
 from memory_service.core.corpus import Corpus, count_documents
-from memory_service.core.quoting import Candidate, escape, pack, render_block
+from memory_service.core.quoting import Candidate, Quote, escape, pack, render_block
 from memory_service.core.recall import Hit, index_entry, moved_entry, pick, rank
 from memory_service.core.terms import PASSAGE_CHARACTERS, passages_of, terms_of
 from memory_service.core.whose import USER
@@ -161,7 +161,7 @@ def test_a_neighbour_is_shown_only_beside_what_matched() -> None:
     assert [bool(hit.words) for hit in hits] == [True, False, False, False, False]
     assert hits[1].why == {"words": 0.0, "neighbours": hits[1].neighbours, "vector": None}
     found = [
-        Candidate(hit, f"msg_{hit.seq}", "user", corpus[hit.seq - 1], False, datetime(2026, 1, 1, tzinfo=UTC))
+        Candidate(hit, Quote.of(f"msg_{hit.seq}", "user", corpus[hit.seq - 1], False, datetime(2026, 1, 1, tzinfo=UTC)))
         for hit in hits
     ]
     assert [p.candidate.hit.seq for p in pack(found, 5_000, len)] == [3, 4, 2, 5, 1]
@@ -206,7 +206,7 @@ def test_threads_are_no_neighbours() -> None:
 candidates = st.lists(
     st.builds(
         lambda seq, passage, text, excerpt: Candidate(
-            Hit(0, seq, passage, 1.0), f"msg_{seq}", "user", text, excerpt, datetime(2026, 1, 1, tzinfo=UTC)
+            Hit(0, seq, passage, 1.0), Quote.of(f"msg_{seq}", "user", text, excerpt, datetime(2026, 1, 1, tzinfo=UTC))
         ),
         st.integers(1, 50),
         st.integers(1, 3),
@@ -244,10 +244,10 @@ def test_nothing_is_said_twice_and_a_few_words_are_not_believed() -> None:
     hits = rank(index, "Where is the internet box?", 9, similarity)
     assert {hit.seq for hit in hits[:2]} == {9, 10}
     found = [
-        Candidate(hit, f"msg_{hit.seq}", "user", corpus[hit.seq - 1], False, datetime(2026, 1, 1, tzinfo=UTC))
+        Candidate(hit, Quote.of(f"msg_{hit.seq}", "user", corpus[hit.seq - 1], False, datetime(2026, 1, 1, tzinfo=UTC)))
         for hit in hits
     ]
-    texts = [one.candidate.text for one in pack(found, 5_000, len)]
+    texts = [one.candidate.quote.text for one in pack(found, 5_000, len)]
     assert len(texts) == len(set(texts))
 
 
