@@ -157,7 +157,7 @@ async def add_prompt(
             " INSERT INTO prompts (id, thread_pk, project_id, lane_key, thread_version, stable_digest, plan, volatile,"
             " shared_digest, recalled_seqs, built_at) SELECT :id, :thread_pk, :project_id, :lane_key, version,"
             " :stable_digest, :plan, :volatile, :shared_digest, CAST(:recalled_seqs AS int[]), :now FROM thread"
-            f" RETURNING {_PROMPT}"
+            " RETURNING pk, thread_version"
         ),
         {
             "id": id,
@@ -173,7 +173,23 @@ async def add_prompt(
             "now": now,
         },
     )
-    return PromptRecord(*added.one())
+    pk, version = added.one()
+    return PromptRecord(
+        pk=pk,
+        id=id,
+        thread_pk=thread_pk,
+        status="built",
+        lane_key=lane_key,
+        thread_version=version,
+        stable_digest=stable_digest,
+        plan=plan,
+        volatile=volatile,
+        recalled_seqs=list(recalled_seqs),
+        usage=None,
+        reply_seq=None,
+        built_at=now,
+        sent_at=None,
+    )
 
 
 async def shared_sent_at(session: Session, shared_digest: str) -> datetime | None:
