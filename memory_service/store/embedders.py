@@ -144,7 +144,7 @@ async def empty_retired(session: Session, before: datetime) -> list[str]:
     rows = await session.execute(
         text("SELECT pk, name FROM embedders WHERE status = 'retired' AND retired_at < :before"), {"before": before}
     )
-    for pk, name in rows.all():
+    for pk, name in rows:
         await session.execute(text("DELETE FROM pending_embeddings WHERE embedder_pk = :pk"), {"pk": pk})
         if await session.scalar(text(f"SELECT EXISTS (SELECT FROM vectors_{pk:d})")):
             await session.execute(text(f"TRUNCATE vectors_{pk:d}"))

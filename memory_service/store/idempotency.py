@@ -150,4 +150,4 @@ async def delete_expired(session: Session, now: datetime, limit: int = 1_000) ->
         ),
         {"until": now - KEPT, "limit": limit},
     )
-    return len(deleted.all())
+    return len(deleted)

@@ -265,7 +265,7 @@ async def find_message(session: Session, thread_pk: int, id: str) -> MessageReco
         {"project_id": session.info["project_id"], "id": id, "thread_pk": thread_pk},
     )
     row = found.first()
-    return MessageRecord(**row._mapping) if row else None
+    return MessageRecord(**row._asdict()) if row else None
 
 
 async def list_messages(
@@ -294,7 +294,7 @@ async def list_messages(
         cursor_where="thread_pk = :thread_pk",
         parameters={"thread_pk": thread_pk, "run_id": run_id, "without": list(without)},
     )
-    return Page(tuple(MessageRecord(**row._mapping) for row in rows), has_more)
+    return Page(tuple(MessageRecord(**row._asdict()) for row in rows), has_more)
 
 
 async def range_of(
@@ -369,7 +369,7 @@ async def taken_ids(session: Session, ids: Sequence[str]) -> set[str]:
         text("SELECT id FROM messages WHERE project_id = :project_id AND id = ANY (:ids)"),
         {"project_id": session.info["project_id"], "ids": list(ids)},
     )
-    return set(rows.scalars())
+    return {row[0] for row in rows}
 
 
 async def held_at(

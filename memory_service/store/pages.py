@@ -85,6 +85,5 @@ async def fetch_page(
         ),
         {**values, "page_limit": query.limit + 1},
     )
-    found_rows = list(rows.all())
-    page = found_rows[: query.limit]
-    return (page[::-1] if query.before is not None else page), len(found_rows) > query.limit
+    page = rows[: query.limit]
+    return (page[::-1] if query.before is not None else page), len(rows) > query.limit

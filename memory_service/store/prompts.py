@@ -114,7 +114,7 @@ async def mark_edited(session: Session, thread_pk: int, seq: int, *, deleted: bo
     rows = await session.execute(
         text("SELECT key, state FROM lanes WHERE thread_pk = :thread_pk"), {"thread_pk": thread_pk}
     )
-    for key, state in rows.all():
+    for key, state in rows:
         await session.post(
             text("UPDATE lanes SET state = :state WHERE thread_pk = :thread_pk AND key = :key"),
             {

@@ -29,11 +29,10 @@ async def delete_prompts(session: Session, after_pk: int, until: datetime, limit
     A lane keeps the newest prompt that was sent, and the newest that waits to be. Threads that somebody holds are left
     for the next time.
     """
-    found = await session.execute(
+    page = await session.execute(
         text("SELECT pk, thread_pk, built_at FROM prompts WHERE pk > :after_pk ORDER BY pk LIMIT :limit"),
         {"after_pk": after_pk, "limit": limit},
     )
-    page = found.all()
     old = [row for row in page if row.built_at <= until]
     if not old:
         return Page(None)
@@ -41,7 +40,7 @@ async def delete_prompts(session: Session, after_pk: int, until: datetime, limit
         text("SELECT pk FROM threads WHERE pk = ANY (:pks) ORDER BY pk FOR UPDATE SKIP LOCKED"),
         {"pks": sorted({row.thread_pk for row in old})},
     )
-    threads = list(held.scalars())
+    threads = [row[0] for row in held]
     deleted = await session.execute(
         text(
             "DELETE FROM prompts p WHERE pk = ANY (:pks) AND thread_pk = ANY (:threads) AND NOT (status <> 'abandoned'"
@@ -52,9 +51,8 @@ async def delete_prompts(session: Session, after_pk: int, until: datetime, limit
         ),
         {"pks": [row.pk for row in old], "threads": threads},
     )
-    gone = deleted.all()
-    texts, revisions = await _delete_unused(session, sorted({(row.thread_pk, row.stable_digest) for row in gone}))
-    return Page(page[-1].pk, len(gone), texts, revisions)
+    texts, revisions = await _delete_unused(session, sorted({(row.thread_pk, row.stable_digest) for row in deleted}))
+    return Page(page[-1].pk, len(deleted), texts, revisions)
 
 
 async def unkept(session: Session, until: datetime, limit: int) -> list[tuple[int, str]]:
@@ -92,4 +90,4 @@ async def _delete_unused(session: Session, used: Sequence[tuple[int, str]]) -> t
         ),
         {"threads": sorted({thread_pk for thread_pk, _ in used})},
     )
-    return len(texts.all()), len(revisions.all())
+    return len(texts), len(revisions)

@@ -82,7 +82,7 @@ class Stray:
 
 
 def run_of(row: Any) -> RunRecord:
-    found = {**row._mapping}
+    found = row._asdict()
     return RunRecord(**{**found, "prompt_ids": tuple(row.prompt_ids), "message_ids": tuple(row.message_ids)})
 
 
@@ -157,7 +157,7 @@ async def find_run(session: Session, id: str) -> tuple[str, RunRecord]:
     row = found.first()
     if row is None:
         raise NotFound(f"There is no run {id[:64]!r} in this project.", field="run_id")
-    values = {**row._mapping}
+    values = row._asdict()
     thread_id = values.pop("thread_id")
     ids = {name: tuple(values[name]) for name in ("prompt_ids", "message_ids")}
     return thread_id, RunRecord(**{**values, **ids})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -19,8 +20,6 @@ import psycopg
 import sqlalchemy
 from psycopg import adapters
 from psycopg.types.array import ListBinaryDumper
-from sqlalchemy.engine import IteratorResult, Result
-from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import TextClause
 
@@ -29,6 +28,7 @@ from memory_service.store.driver import Answer, Connection, Statement
 #: Execution option: results come as Postgres holds them. A long `bytea` takes three times as long as text, in hexadecimal.
 IN_BINARY = {"memory_in_binary": True}
 _NOTES = "on_commit"
+_named: Any = namedtuple  # what names there are no type checker knows
 _Results = TypeVar("_Results")
 
 
@@ -55,6 +55,19 @@ class InBinary(list[Any]):
 
 
 adapters.register_dumper(InBinary, ListBinaryDumper)
+
+
+class Rows(list[Any]):
+    """Named tuples."""
+
+    def first(self) -> Any:
+        return self[0] if self else None
+
+    def one(self) -> Any:
+        """The only one. Raises ValueError where there is none, or another."""
+        (row,) = self
+        return row
+
 
 #: A statement; to make one takes as long as to send it, and there are not many.
 text = lru_cache(maxsize=1_000)(sqlalchemy.text)
@@ -127,10 +140,10 @@ class Session:
         parameters: Mapping[str, Any] | None = None,
         *,
         execution_options: Mapping[str, Any] | None = None,
-    ) -> Result[*tuple[Any, ...]]:
+    ) -> Rows:
         """Raises SQLAlchemy's errors."""
         answer = await self._ask(statement, parameters, binary=bool(execution_options))
-        return IteratorResult(_keys(answer.names), iter(answer.rows))
+        return Rows(map(_row(answer.names), answer.rows))
 
     async def rows(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """As `execute`, all rows as they come from the driver: for many of them."""
@@ -213,5 +226,7 @@ def spelled(statement: str) -> str:
 
 
 @lru_cache(maxsize=1_000)
-def _keys(names: tuple[bytes, ...]) -> SimpleResultMetaData:
-    return SimpleResultMetaData([name.decode() for name in names])
+def _row(names: tuple[bytes, ...]) -> Callable[[tuple[Any, ...]], Any]:
+    made: Any = _named("Row", [name.decode() for name in names], rename=True)
+    make: Callable[[tuple[Any, ...]], Any] = made._make
+    return make

@@ -93,7 +93,7 @@ class AssistantRecord:
 
 
 def _thread(row: Any) -> ThreadRecord:
-    return ThreadRecord(**{**row._mapping, "open_tool_use_ids": tuple(row.open_tool_use_ids)})
+    return ThreadRecord(**{**row._asdict(), "open_tool_use_ids": tuple(row.open_tool_use_ids)})
 
 
 async def create_thread(
@@ -194,7 +194,7 @@ async def threads_after(
 async def assistants_after(session: Session, last: AssistantRecord | None, *, limit: int) -> list[AssistantRecord]:
     """As `threads_after`."""
     rows = await _after(session, "assistants", _ASSISTANT, "project_id = :project_id", last, {"limit": limit})
-    return [AssistantRecord(**row._mapping) for row in rows]
+    return [AssistantRecord(**row._asdict()) for row in rows]
 
 
 async def _after(
@@ -208,11 +208,10 @@ async def _after(
     if last is not None:
         where += " AND (created_at, pk) > (:created_at, :pk)"
         parameters = {**parameters, "created_at": last.created_at, "pk": last.pk}
-    found = await session.execute(
+    return await session.execute(
         text(f"SELECT {columns} FROM {table} WHERE {where} ORDER BY created_at, pk LIMIT :limit"),
         {**parameters, "project_id": session.info["project_id"]},
     )
-    return found.all()
 
 
 async def count_messages(session: Session, user_id: str | None) -> int:
@@ -279,7 +278,7 @@ async def create_assistant(
     row = created.first()
     if row is None:
         raise Conflict(f"An assistant with id {id!r} exists already.", code="id_taken")
-    return AssistantRecord(**row._mapping)
+    return AssistantRecord(**row._asdict())
 
 
 async def get_assistant(
@@ -293,7 +292,7 @@ async def get_assistant(
     row = found.first()
     if row is None:
         raise NotFound(f"There is no assistant {id[:64]!r} in this project.", field="assistant_id")
-    return AssistantRecord(**row._mapping)
+    return AssistantRecord(**row._asdict())
 
 
 async def list_assistants(session: Session, query: PageQuery) -> Page[AssistantRecord]:
@@ -306,7 +305,7 @@ async def list_assistants(session: Session, query: PageQuery) -> Page[AssistantR
         where="project_id = :project_id",
         parameters={"project_id": session.info["project_id"]},
     )
-    return Page(tuple(AssistantRecord(**row._mapping) for row in rows), has_more)
+    return Page(tuple(AssistantRecord(**row._asdict()) for row in rows), has_more)
 
 
 async def update_assistant(
@@ -331,7 +330,7 @@ async def update_assistant(
     row = updated.first()
     if row is None:
         raise NotFound(f"There is no assistant {id[:64]!r} in this project.", field="assistant_id")
-    return AssistantRecord(**row._mapping)
+    return AssistantRecord(**row._asdict())
 
 
 async def delete_assistant(session: Session, id: str) -> None:

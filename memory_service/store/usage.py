@@ -225,4 +225,4 @@ async def forget_user(session: Session, user_id: str, limit: int) -> int:
         ),
         {"project_id": session.info["project_id"], "user_id": user_id, "limit": limit},
     )
-    return len(forgotten.all())
+    return len(forgotten)

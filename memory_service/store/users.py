@@ -72,14 +72,13 @@ async def erase_some(session: Session, user_id: str, limit: int) -> Erased:
     billed, and forgets for whom.
     """
     project_id = session.info["project_id"]
-    locked = await session.execute(
+    threads = await session.execute(
         text(
             "SELECT pk, id FROM threads WHERE project_id = :project_id AND user_id = :user_id ORDER BY created_at, pk"
             " LIMIT :limit FOR UPDATE"
         ),
         {"project_id": project_id, "user_id": user_id, "limit": _THREADS_AT_ONCE},
     )
-    threads = locked.all()
     pks = {"pks": [row.pk for row in threads]}
     had_content = await _delete(session, "messages", {**pks, "limit": limit}, "deleted_at IS NULL")
     messages, left = sum(had_content), limit - len(had_content)
@@ -106,7 +105,7 @@ async def _delete(session: Session, table: str, values: dict[str, object], told:
         ),
         values,
     )
-    return deleted.scalars().all()
+    return [row[0] for row in deleted]
 
 
 async def _erase_mentions(session: Session, user_id: str) -> None:

@@ -355,7 +355,7 @@ def test_a_key_is_found_by_its_hash_or_by_its_project(database_url: str, tenants
         assert [key and key.project_id for key in found] == [one.pk, other.pk]
         assert await projects.authenticate(database, "msk_unknown") is None
         async with database.transaction(None) as session:  # the same connection: it remembers no key
-            assert (await session.execute(text("SELECT * FROM api_keys"))).all() == []
+            assert await session.execute(text("SELECT * FROM api_keys")) == []
             await session.execute(text(f"SELECT set_config('memory.key_hash', '{digest}', true)"))
             found = await session.execute(text("SELECT project_id, encode(hash, 'hex') FROM api_keys"))
             assert [tuple(row) for row in found] == [(one.pk, digest)]
