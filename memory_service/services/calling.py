@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,6 +13,7 @@ from typing import Any
 
 from memory_service.core.canonical import loads
 from memory_service.core.lane import Lane
+from memory_service.core.messages import extend_tail
 from memory_service.core.runs import Spent, exhausted, outcome, output_limit, tool_calls
 from memory_service.errors import MemoryServiceError, PromptTooLarge, ProviderError
 from memory_service.providers.base import ChatProvider, ModelCall, Reply
@@ -22,6 +23,7 @@ from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.journal import RunLog
 from memory_service.services.planning import DEFAULT_MAX_OUTPUT_TOKENS, PromptSpec
 from memory_service.services.run_spec import RunSpec
+from memory_service.store.messages import NewMessage
 from memory_service.store.prompts import PromptRecord
 from memory_service.store.runs import RunRecord
 from memory_service.store.threads import ThreadRecord
@@ -83,6 +85,22 @@ class Ending:
     reply: Reply | None = None
     error: Mapping[str, Any] | None = None
     incomplete_reason: str | None = None
+
+
+def left_by(run: RunRecord, prompt: PromptRecord, thread: ThreadRecord, messages: Sequence[NewMessage]) -> ThreadRecord:
+    """A thread behind the transaction that appended `messages`, began a run and stored its prompt."""
+    tail = thread.tail
+    for message in messages:
+        tail = extend_tail(tail, message.role, message.outline, "message.content")
+    return replace(
+        thread,
+        version=prompt.thread_version,
+        last_seq=thread.last_seq + len(messages),
+        message_count=thread.message_count + len(messages),
+        last_role=tail.last_role,
+        open_tool_use_ids=tail.open_tool_use_ids,
+        active_run_id=run.id,
+    )
 
 
 def text_blocks(texts: Iterable[str]) -> list[dict[str, Any]]:

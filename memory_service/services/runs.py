@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from memory_service.core.canonical import dumps, loads
-from memory_service.core.messages import extend_tail
 from memory_service.core.request import Request
 from memory_service.core.runs import Spent, exhausted
 from memory_service.errors import Conflict, InvalidInput, NoUserMessage, ThreadMoved
 from memory_service.runtime import Runtime, new_id
 from memory_service.services import ingest, planning, prompts, threads
-from memory_service.services.calling import Left, prompt_built, prompt_spec
+from memory_service.services.calling import Left, left_by, prompt_built, prompt_spec
 from memory_service.services.ending import end_idle
 from memory_service.services.execution import Runner
 from memory_service.services.holding import follow
@@ -30,7 +29,6 @@ from memory_service.store import runs as store
 from memory_service.store.db import Session, on_commit
 from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.messages import MessageRecord, NewMessage
-from memory_service.store.prompts import PromptRecord
 from memory_service.store.run_events import RunEvent
 from memory_service.store.runs import RunRecord
 from memory_service.store.threads import ThreadRecord, expect_unchanged, get_thread
@@ -70,32 +68,48 @@ async def create(
     await runner.ready()
     id = new_id("run", now)
     fields = ["message."] * len(prepared)
-    if ready := await _plan_ahead(runtime, project_id, thread_id, spec, prepared, now):
+    ready = await _plan_ahead(runtime, project_id, thread_id, spec, prepared, now)
+    while True:
         with suppress(ThreadMoved):
             async with runtime.db.transaction(project_id) as session:
-                thread = ready.plan.thread
-                await expect_unchanged(session, thread)
+                thread, queued = await _hold(session, thread_id, ready)
                 if call and (earlier := await idempotency.claim(session, call, now)):
                     return await _shown(session, thread, earlier.body)
                 if call:
                     await idempotency.record(session, call, Answer(201, id), now)
-                return await begin(
-                    runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, ready=ready
-                )
-    async with runtime.db.transaction(project_id) as session:
-        thread, queued = await session.together(
+                if not _must_wait(thread, queued, on_busy):
+                    return await begin(
+                        runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, ready
+                    )
+                return await _queue(runtime, session, thread, id, spec, message, metadata, now)
+        ready = None
+
+
+async def _hold(session: Session, thread_id: str, ready: Ready | None) -> tuple[ThreadRecord, int]:
+    """A thread, whose row is held from now on, and how many runs wait for it. What is `ready` was planned for one that is
+    free: if it is not any more as it was then, the transaction raises ThreadMoved."""
+    if ready is None:
+        return await session.together(
             asyncio.gather(get_thread(session, thread_id, lock=True), store.count_queued(session, thread_id))
         )
-        if call and (earlier := await idempotency.claim(session, call, now)):
-            return await _shown(session, thread, earlier.body)
-        if call:
-            await idempotency.record(session, call, Answer(201, id), now)
-        if not _must_wait(thread, queued, on_busy):
-            return await begin(runtime, runner, session, thread, id, spec, prepared, fields, metadata, now)
-        request = await _settled(runtime, session, thread, spec)
-        adding = _add(session, thread, id, spec, request, metadata, now, waiting=_waiting(message), status="queued")
-        (run,) = await session.together(asyncio.gather(adding), commit=True)
-        return ShownRun(thread_id, run, None)
+    await expect_unchanged(session, ready.plan.thread)
+    return ready.plan.thread, 0
+
+
+async def _queue(
+    runtime: Runtime,
+    session: Session,
+    thread: ThreadRecord,
+    id: str,
+    spec: RunSpec,
+    message: Draft | None,
+    metadata: Mapping[str, str],
+    now: datetime,
+) -> ShownRun:
+    request = await _settled(runtime, session, thread, spec)
+    adding = _add(session, thread, id, spec, request, metadata, now, waiting=_waiting(message), status="queued")
+    (run,) = await session.together(asyncio.gather(adding), commit=True)
+    return ShownRun(thread.id, run, None)
 
 
 async def _plan_ahead(
@@ -146,18 +160,31 @@ async def start(
     prepared = await ingest.prepare(runtime, messages, now)
     await runner.ready()
     fields = [message.field for message in messages]
-    async with runtime.db.transaction(project_id) as session:
-        thread = await get_thread(session, where, lock=True) if isinstance(where, str) else None
-        if call and (earlier := await idempotency.claim(session, call, now)):
-            told = loads(earlier.body)
-            return await _shown(session, await get_thread(session, told["id"]), told["run_id"])
-        if thread is None:
-            assert isinstance(where, NewThread)
-            thread = await threads.create(session, fields=where.fields, metadata=where.metadata, messages=(), now=now)
-        id = new_id("run", now)
-        if call:
-            await idempotency.record(session, call, Answer(200, dumps({"id": thread.id, "run_id": id})), now)
-        return await begin(runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, must_ask=False)
+    ready = None
+    if isinstance(where, str) and len(prepared) <= 1:
+        ready = await _plan_ahead(runtime, project_id, where, spec, prepared, now)
+    while True:
+        with suppress(ThreadMoved):
+            async with runtime.db.transaction(project_id) as session:
+                thread, _ = await _hold(session, where, ready) if isinstance(where, str) else (None, 0)
+                if call and (earlier := await idempotency.claim(session, call, now)):
+                    told = loads(earlier.body)
+                    return await _shown(session, await get_thread(session, told["id"]), told["run_id"])
+                if thread is None:
+                    thread = await _make(session, where, now)
+                id = new_id("run", now)
+                if call:
+                    answer = Answer(200, dumps({"id": thread.id, "run_id": id}))
+                    await idempotency.record(session, call, answer, now)
+                return await begin(
+                    runtime, runner, session, thread, id, spec, prepared, fields, metadata, now, ready, must_ask=False
+                )
+        ready = None
+
+
+async def _make(session: Session, where: str | NewThread, now: datetime) -> ThreadRecord:
+    assert isinstance(where, NewThread)
+    return await threads.create(session, fields=where.fields, metadata=where.metadata, messages=(), now=now)
 
 
 async def begin(
@@ -171,9 +198,9 @@ async def begin(
     fields: Sequence[str],
     metadata: Mapping[str, str],
     now: datetime,
+    ready: Ready | None = None,
     *,
     must_ask: bool = True,
-    ready: Ready | None = None,
 ) -> ShownRun:
     """Append `messages`, if any, and start a run on a thread whose row this transaction holds, which ends with it.
 
@@ -199,25 +226,9 @@ async def begin(
     project_id, left = session.info["project_id"], None
     if ready and prompt:
         lane = ready.plan.prompt.lane.stored_with(prompt.id)
-        left = Left(_left(thread, messages, run, prompt), prompt, lane, ready.shown)
+        left = Left(left_by(run, prompt, thread, messages), prompt, lane, ready.shown)
     on_commit(session, lambda: runner.start(project_id, thread.id, run, now, events[-1].seq, left))
     return ShownRun(thread.id, run, None, begun=events)
-
-
-def _left(thread: ThreadRecord, messages: Sequence[NewMessage], run: RunRecord, prompt: PromptRecord) -> ThreadRecord:
-    """The thread as `begin` leaves it."""
-    tail = thread.tail
-    for message in messages:
-        tail = extend_tail(tail, message.role, message.outline, "message.content")
-    return replace(
-        thread,
-        version=prompt.thread_version,
-        last_seq=thread.last_seq + len(messages),
-        message_count=thread.message_count + len(messages),
-        last_role=tail.last_role,
-        open_tool_use_ids=tail.open_tool_use_ids,
-        active_run_id=run.id,
-    )
 
 
 async def _add(

@@ -8,15 +8,16 @@ import pytest
 
 from memory_service.errors import Conflict, NotFound
 from memory_service.runtime import Runtime
-from memory_service.services import prompts, rebuilding
+from memory_service.services import prompts, rebuilding, runs
 from memory_service.services.explaining import BuiltPrompt
 from memory_service.services.ingest import Draft
+from memory_service.services.run_spec import RunSpec
 from memory_service.store import messages as message_store
 from memory_service.store import prompts as prompt_store
 from memory_service.store.threads import ThreadRecord, delete_thread, get_thread
 from tests.embedding.conftest import Home
 from tests.embedding.hashing import HashingEmbedder
-from tests.embedding.running import ASKED, AT, SPEC, run_of
+from tests.embedding.running import ASKED, AT, SPEC, Server, run_of
 from tests.embedding.test_queue import TEXTS
 
 Meanwhile = Callable[[ThreadRecord], Awaitable[None]]
@@ -123,6 +124,29 @@ def test_a_run_is_stored_with_its_prompt(home: Home, message: str | None) -> Non
         assert left.thread.active_run_id == run.record.id
 
     home.run(use, embedder)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_run_that_is_started_as_openai_does(home: Home, moves: bool) -> None:
+    embedder = HashingEmbedder(inline=True)
+
+    async def use(runtime: Runtime) -> None:
+        thread, server = await home.write(runtime, *TEXTS), Server(runtime)
+
+        async def meanwhile() -> None:
+            if moves:
+                await home.write(runtime, "Written meanwhile.", thread=thread)
+
+        _once_asked(embedder, meanwhile)
+        draft, spec = Draft("user", ASKED, "additional_messages[0].", {}), RunSpec(SPEC)
+        run = await runs.start(runtime, server, home.project_id, thread.id, spec, [draft], {}, AT, None)
+        (left,) = server.begun
+        assert bool(left) != moves
+        assert len(run.begun) == 2 - moves
+
+    home.run(use, embedder)
+    assert home.count("messages") == len(TEXTS) + 1 + moves
+    assert (home.count("runs"), home.count("prompts")) == (1, 1 - moves)
 
 
 @pytest.mark.parametrize("writes", ["message", "prompt"])
