@@ -78,6 +78,11 @@ async def prepare(
     return await with_vectors(runtime, messages) if findable else messages
 
 
+def is_long(draft: Draft) -> bool:
+    """Whether preparing it takes more than a few milliseconds."""
+    return _is_long([draft.content])
+
+
 def _is_long(waiting: list[Any]) -> bool:
     """Whether working on these values, and all in them, would keep other requests waiting."""
     left = _INLINE_CHARACTERS

@@ -67,19 +67,21 @@ async def build(
     Planned outside the thread's lock, and again when the thread moved meanwhile; the third time under the lock, so that
     a busy thread cannot starve anybody. A repeated `call` gets the first call's prompt. `dry_run` changes nothing.
     """
-    prepared = await ingest.prepare(runtime, [message] if message else [], now, findable=not dry_run)
-    new = prepared[0] if prepared else None
+    new: NewMessage | None = None
+    if message and ingest.is_long(message):  # without a connection
+        (new,) = await ingest.prepare(runtime, [message], now, findable=not dry_run)
     question: Question | None = None
     earlier: Answer | None = None
     correction = 1.0
     active = await runtime.embedders.active()
     for _ in range(1 if dry_run else _PLANNED_WITHOUT_LOCK):
         async with runtime.db.read_only(project_id) as session:
-            thread, learnt, earlier = await session.together(
+            thread, learnt, earlier, new = await session.together(
                 asyncio.gather(
                     get_thread(session, thread_id),
                     read_learnt(runtime, session, thread_id, spec),
                     _find_earlier(session, None if dry_run else call, now),
+                    _prepared(runtime, session, message, new, now, findable=not dry_run),
                 )
             )
             if earlier:
@@ -140,6 +142,23 @@ async def store_ready(session: Session, ready: Ready | None, now: datetime) -> P
         return None
     on_commit(session, lambda: _count(ready.plan))
     return await _write(session, ready.plan, [], ready.shown, None, now)
+
+
+async def _prepared(
+    runtime: Runtime,
+    session: Session,
+    message: ingest.Draft | None,
+    prepared: NewMessage | None,
+    now: datetime,
+    *,
+    findable: bool,
+) -> NewMessage | None:
+    """The message that is to be appended, prepared while Postgres works unless it is already. Raises InvalidMessage."""
+    if message is None or prepared is not None:
+        return prepared
+    await session.sent()
+    (new,) = await ingest.prepare(runtime, [message], now, findable=findable)
+    return new
 
 
 async def _find_earlier(session: Session, call: IdempotentCall | None, now: datetime) -> Answer | None:

@@ -89,12 +89,18 @@ class Session:
         self._begin = [Statement(_READ, named)] if read_only else [_BEGIN, Statement(_NAME, named)]
         self._posted = [*self._begin]
         self._asked: list[_Asked] | None = None
+        self._sent = asyncio.Event()
         self._is_committed = False
 
     async def post(self, statement: TextClause, parameters: Mapping[str, Any]) -> None:
         """Execute a statement whose answer is not needed. What it raises, the next one executed raises, or the commit."""
         posted = Statement(spelled(statement.text), parameters)
         self._posted.append(posted) if self._asked is None else self._asked.append((posted, None))
+
+    async def sent(self) -> None:
+        """In a function of `together`: until what all of them ask is on its way. What it does then, while Postgres works,
+        takes no time of its own."""
+        await self._sent.wait()
 
     async def together(self, reads: asyncio.Future[_Results], *, commit: bool = False) -> _Results:
         """Of functions in an `asyncio.gather`, what each posts and its first statement, in their order and in one round
@@ -105,6 +111,7 @@ class Session:
         asked: list[_Asked] = []
         failure: Exception | None = None
         self._asked = asked
+        self._sent.clear()
         try:
             await asyncio.sleep(0)  # until each has said what it asks
             self._asked = None
@@ -112,6 +119,7 @@ class Session:
             if reads.done() and (error := reads.exception()):
                 raise error
             last = [_COMMIT] if commit else []
+            self._sent.set()  # whoever waits for it is woken when this waits for the answers
             answers = await self._send(*(statement for statement, _ in asked), *last)
             self._is_committed = commit
         except asyncio.CancelledError:
@@ -129,6 +137,7 @@ class Session:
                     future.set_result(answer)
         finally:
             self._asked = None
+            self._sent.set()
         results = await reads  # whoever asked may say more of a failure
         if failure:
             raise failure

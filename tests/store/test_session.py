@@ -210,6 +210,35 @@ def test_who_raises_before_it_asks_keeps_all_from_being_sent(within: Within) -> 
     within(body)
 
 
+def test_what_is_done_while_postgres_works(within: Within) -> None:
+    done: list[str] = []
+
+    async def ask(session: Session) -> None:
+        await session.scalar(text("SELECT pg_sleep(0.2)"))
+        done.append("answered")
+
+    async def meanwhile(session: Session) -> None:
+        await session.sent()
+        assert session.connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+        done.append("something else")
+
+    async def refuse() -> None:
+        raise ZeroDivisionError
+
+    async def body(db: Database) -> None:
+        async with db.read_only(None) as session:
+            for _ in range(2):
+                await session.together(asyncio.gather(meanwhile(session), ask(session), meanwhile(session)))
+        assert done == ["something else", "something else", "answered"] * 2
+        async with db.read_only(None) as session:
+            waiting = asyncio.ensure_future(session.sent())
+            with pytest.raises(ZeroDivisionError):
+                await session.together(asyncio.gather(waiting, refuse()))
+            await waiting  # nobody waits for what is never sent
+
+    within(body)
+
+
 def test_the_error_of_one_of_them(within: Within) -> None:
     async def one_is_wrong(db: Database) -> None:
         async with db.transaction(None) as session:
