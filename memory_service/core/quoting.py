@@ -89,11 +89,15 @@ def render_block(candidates: Iterable[Candidate]) -> str:
 
 
 def pack(
-    candidates: Iterable[Candidate], max_tokens: int, tokens_of: Callable[[str], int], visible: str = ""
+    candidates: Iterable[Candidate],
+    max_tokens: int,
+    tokens_of: Callable[[str], int],
+    visible: str = "",
+    at_least: Callable[[str], int] = lambda _: 0,
 ) -> list[Recalled]:
     """Take candidates best first while their block fits; what is too long is passed over, with it what was found only by
-    standing beside it, and what says the same once more. `tokens_of` estimates a text; `visible` is what the prompt
-    shows of earlier recall, and need not show again.
+    standing beside it, and what says the same once more. `tokens_of` estimates a text, `at_least` says quickly what
+    it cannot fall below; `visible` is what the prompt shows of earlier recall, and need not show again.
     """
     left = max_tokens - tokens_of(_OPEN + _CLOSE)
     least: int | None = None
@@ -113,6 +117,8 @@ def pack(
             continue
         if (partners := hit.partners) and not partners & shown:
             continue
+        if at_least(quote.rendered) > left:
+            continue  # counting is most of the work
         tokens = tokens_of(quote.rendered)
         if tokens <= left:
             packed.append(Recalled(candidate, tokens))

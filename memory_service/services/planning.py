@@ -321,6 +321,10 @@ async def recall(runtime: Runtime, session: Session, outlined: Outline, question
     scale = outlined.prompt.scale
     found = outlined.prompt
     packed = pack(
-        candidates, found.recall_tokens, lambda text: scale.ceil(runtime.counter.count(text)), found.recalled_text
+        candidates,
+        found.recall_tokens,
+        lambda text: scale.ceil(runtime.counter.count(text)),
+        found.recalled_text,
+        scale.at_least,
     )
     return Recall(tuple(packed), ranking)

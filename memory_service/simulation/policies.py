@@ -151,6 +151,7 @@ def _recall(thread: Thread, policy: Policy, outlined: Outline) -> list[Recalled]
         outlined.recall_tokens,
         lambda text: outlined.scale.ceil(thread.counter.count(text)),
         outlined.recalled_text,
+        outlined.scale.at_least,
     )
 
 

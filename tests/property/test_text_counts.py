@@ -1,10 +1,11 @@
-"""Counting a text: in parts, of which each is remembered, or as a whole."""
+"""Counting a text: in parts, of which each is remembered, or as a whole; or by its words, for as much as it must be."""
 
 from __future__ import annotations
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from memory_service.core.tokens import Scale
 from memory_service.providers.tokenizers import O200kCounter
 
 # A vocabulary is 60 MB: once for all examples. One remembers what it counted, of the other the whole is asked.
@@ -32,11 +33,18 @@ _PIECES = [
     "🙂",
 ]
 
+SCALES = [
+    Scale((4.0, 4.0, *weights, 1.0)) for weights in ((1.0, 1.0, 0.0), (1.2, 1.1, 0.1), (1.0, 2.0, 0.0), (0.1, 0.1, 1.0))
+]
 
-@given(st.lists(st.sampled_from(_PIECES)).map("".join))
+
+@given(st.lists(st.sampled_from(_PIECES) | st.characters()).map("".join))
 @example("<message>\nthe code:\n\n  <br>\n</message>\n<message>\n")
 @example("\n<" * 1_000)
+@example(" नमस्ते ไทย\x1ca\x85b _c ①x ²y")
 def test_the_parts_of_a_text_add_up_to_what_the_tokenizer_finds_in_all_of_it(text: str) -> None:
     counts = COUNTER.count(text)
+    for scale in SCALES:
+        assert scale.at_least(text) <= scale.ceil(counts)
     assert counts.latin + counts.other == len(TOKENIZER._encoding.encode_ordinary(text))
     assert counts.text_bytes == len(text.encode())
