@@ -105,15 +105,16 @@ def _revive(server: EmbeddedPostgres) -> None:
 def open_runtime(settings: Settings, database: OpenDatabase, opener: OpenEmbedder | None = None) -> Runtime:
     """Raises InvalidInput for a price table that cannot be read."""
     url, login = database.url, database.embedded
-    db = Database(url, login=login, pool_size=settings.database_connections)
+    worker_db = Database(url, role="memory_worker", login=login, pool_size=_WORKER_CONNECTIONS)
     counter = O200kCounter()
     return Runtime(
         settings=settings,
-        db=db,
-        worker_db=Database(url, role="memory_worker", login=login, pool_size=_WORKER_CONNECTIONS),
+        db=Database(url, login=login, pool_size=settings.database_connections),
+        worker_db=worker_db,
         counter=counter,
         models=load_models(settings.models_file),
-        embedders=Embedders(db, opener or _recorded_embedder(settings)),
+        # Whoever asks for them may have a connection for requests already: waiting for another, all could wait for ever.
+        embedders=Embedders(worker_db, opener or _recorded_embedder(settings)),
         chat=ChatProviders(
             counter,
             os.environ,

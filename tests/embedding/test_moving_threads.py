@@ -204,6 +204,21 @@ def test_a_run_whose_question_is_embedded_elsewhere(home: Home) -> None:
     assert home.count("prompts") == 0
 
 
+def test_which_embedder_is_active_is_read_beside_the_requests(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks may have the last connection that there is for them."""
+    monkeypatch.setenv("MEMORY_DATABASE_CONNECTIONS", "1")
+    embedder = HashingEmbedder(inline=True)
+
+    async def use(runtime: Runtime) -> None:
+        async def meanwhile(_thread: ThreadRecord) -> None:
+            runtime.embedders._read_at -= 60  # the message took long
+
+        await build(home, runtime, embedder, meanwhile)
+
+    home.run(use, embedder)
+    assert home.count("prompts") == 1
+
+
 def _once_asked(embedder: HashingEmbedder, meanwhile: Callable[[], Awaitable[object]]) -> None:
     """When the question is looked for: the thread was read, and nothing is held. Before that, the message is embedded."""
     calls = 0
