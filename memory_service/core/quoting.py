@@ -18,7 +18,7 @@ _OPEN = (
 _CLOSE = "</recalled_messages>"
 # Of a message that may be quoted, beside its text: the objects.
 _QUOTABLE_BYTES = 1_000
-# No message takes less.
+# No message takes less than one that says nothing.
 _NOTHING = '<message role="user" at="2026-11-21 22:30">\n\n</message>\n'
 #: Text that cannot end the volatile block it is quoted in.
 escape = escaper("recalled_messages", "message", "request_context")
@@ -99,15 +99,12 @@ def pack(
     standing beside it, and what says the same once more. `tokens_of` estimates a text, `at_least` says quickly what
     it cannot fall below; `visible` is what the prompt shows of earlier recall, and need not show again.
     """
-    left = max_tokens - tokens_of(_OPEN + _CLOSE)
-    least: int | None = None
+    left, least = max_tokens - tokens_of(_OPEN + _CLOSE), tokens_of(_NOTHING)
     packed: list[Recalled] = []
     shown: set[int] = set()
     said: set[str] = set()
     for candidate in candidates:
         hit, quote = candidate
-        if least is None:
-            least = tokens_of(_NOTHING)
         if left < least:
             break  # nothing fits any more
         if quote.text in said:
