@@ -13,6 +13,7 @@ import asyncio
 import re
 from collections import namedtuple
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -130,7 +131,7 @@ class Session:
             failure = error
             for _, future in asked:
                 if future:
-                    future.set_exception(error)
+                    future.set_exception(_again(error))
         else:
             for (_, future), answer in zip(asked, answers, strict=False):  # of the commit nobody waits for an answer
                 if future:
@@ -226,6 +227,13 @@ def wrapped(error: psycopg.Error, sql: str | None = None, *, is_lost: bool = Fal
     )
     assert isinstance(instance, DBAPIError)
     return instance
+
+
+def _again(error: Exception) -> Exception:
+    """The same error, to be raised in another place: that of one object would be the last in which it was raised."""
+    other = copy(error)
+    other.__cause__ = error.__cause__
+    return other
 
 
 @lru_cache(maxsize=1_000)
