@@ -2,11 +2,11 @@
 
 Every prompt brings a new user message, and its usage is reported with a reply (not timed), as a chat backend does it, so
 threads, lanes and windows move as they would. `client` is what the caller waits, `server` the service's own time (its
-`server-timing` header), `service cpu` the mean CPU time of its process; the same without recall beside it. `steps` is
-wall time inside `services.prompts.build`, run in this process over the same database, with a stopwatch around the
-functions it calls: those that share a round trip each count it. Before that it is timed without them, in turn as it is
-and with `dry_run`, which writes nothing, and beside them what 100,000 additions take. The tables are analysed before, as
-autovacuum does it within a minute.
+`server-timing` header), `service cpu` the mean CPU time of its process; the same without recall beside it, and what
+memory that process has meanwhile. `steps` is wall time inside `services.prompts.build`, run in this process over the same
+database, with a stopwatch around the functions it calls: those that share a round trip each count it. Before that it is
+timed without them, in turn as it is and with `dry_run`, which writes nothing, and beside them what 100,000 additions take.
+The tables are analysed before, as autovacuum does it within a minute.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Size:
 
 def run(*, quick: bool) -> Report:
     sizes = [Size(40, 3), Size(1_000, 3)] if quick else [Size(400, 100), Size(10_000, 100), Size(100_000, 60)]
-    rows, alone, steps = [], [], []
+    rows, memory, alone, steps = [], [], [], []
     with running_stack() as stack:
         api = stack.connect()
         for size in sizes:
@@ -56,7 +56,9 @@ def run(*, quick: bool) -> Report:
             stack.analyse()
             for recall in (True, False):
                 progress(f"prompt: {size.prompts} prompts, {size.messages:,} messages, recall {recall}")
-                rows.append(_measure(stack, api, thread_id, size, recall=recall))
+                row, resident = _measure(stack, api, thread_id, size, recall=recall)
+                rows.append(row)
+                memory.append({"messages": size.messages, "recall": recall, **resident})
             progress(f"prompt: {size.prompts} prompts, {size.messages:,} messages, in this process")
             alone += uvloop.run(_build(stack, thread_id, size))
             steps += uvloop.run(_time_steps(stack, thread_id, size))
@@ -64,8 +66,13 @@ def run(*, quick: bool) -> Report:
         f"max_prompt_tokens {_LIMIT}, model {_MODEL}, messages of about 180 characters, a new user message each time.",
         "Every message outside the window is scored; of 16,000 passages and more vectors by their signs first.",
     ]
-    sections = [Section("Building a prompt", rows), Section("In one process, without HTTP", alone)]
-    return Report("prompt", [*sections, Section("Where the time goes", steps)], notes)
+    sections = [
+        Section("Building a prompt", rows),
+        Section("Resident memory of the service, MiB", memory),
+        Section("In one process, without HTTP", alone),
+        Section("Where the time goes", steps),
+    ]
+    return Report("prompt", sections, notes)
 
 
 def _fill(api: Api, count: int) -> str:
@@ -80,8 +87,11 @@ def _fill(api: Api, count: int) -> str:
     return thread_id
 
 
-def _measure(stack: Stack, api: Api, thread_id: str, size: Size, *, recall: bool) -> dict[str, Any]:
-    client, server, reports, used = [], [], [], []
+def _measure(
+    stack: Stack, api: Api, thread_id: str, size: Size, *, recall: bool
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Times, and the service's memory at the first of the prompts that are timed, in the middle and at the last."""
+    client, server, reports, used, resident = [], [], [], [], []
     built: dict[str, Any] = {}
     texts = generated_texts(size.messages + 1)
     for number in range(-2, size.prompts):
@@ -102,8 +112,9 @@ def _measure(stack: Stack, api: Api, thread_id: str, size: Size, *, recall: bool
             server.append(server_ms / 1000)
             reports.append(report_ms / 1000)
             used.append(cpu_seconds)
+            resident.append(round(stack.service_rss_mib(), 1))
     at_server = milliseconds(server)
-    return {
+    row = {
         "messages": size.messages,
         "recall": recall,
         **{f"client_{name}": value for name, value in milliseconds(client).items()},
@@ -114,6 +125,7 @@ def _measure(stack: Stack, api: Api, thread_id: str, size: Size, *, recall: bool
         "recalled": len(built["recalled"]),
         "prompts": size.prompts,
     }
+    return row, {"first": resident[0], "middle": resident[len(resident) // 2], "last": resident[-1]}
 
 
 def _report(api: Api, thread_id: str, built: dict[str, Any], reply: str) -> float:

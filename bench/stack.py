@@ -51,6 +51,9 @@ class Stack:
         used = psutil.Process(self.service.pid).cpu_times()
         return float(used.user + used.system)
 
+    def service_rss_mib(self) -> float:
+        return float(psutil.Process(self.service.pid).memory_info().rss) / (1 << 20)
+
     def analyse(self) -> None:
         with psycopg.connect(self.postgres.uri, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")

@@ -58,6 +58,7 @@ SHAPES = {
             "recalled",
             "prompts",
         },
+        {"messages", "recall", "first", "middle", "last"},
         {"messages", "what", "p50_ms", "p95_ms", "cpu_p50_ms"},
         {"messages", "step", "p50_ms"},
     ],
