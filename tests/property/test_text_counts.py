@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from memory_service.core.quoting import Candidate, Quote, pack
+from memory_service.core.recall import Hit
 from memory_service.core.tokens import Scale
 from memory_service.providers.tokenizers import O200kCounter
 
@@ -48,3 +52,21 @@ def test_the_parts_of_a_text_add_up_to_what_the_tokenizer_finds_in_all_of_it(tex
         assert scale.at_least(text) <= scale.ceil(counts)
     assert counts.latin + counts.other == len(TOKENIZER._encoding.encode_ordinary(text))
     assert counts.text_bytes == len(text.encode())
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([*_PIECES, "lantern", " the"]), max_size=40).map("".join), max_size=12),
+    st.integers(0, 400),
+)
+def test_what_is_passed_over_uncounted_would_not_have_fitted(texts: list[str], limit: int) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    found = [
+        Candidate(Hit(seq, seq, 1, 1.0), Quote.of(f"msg_{seq}", ("user", "assistant")[seq % 2], text, seq % 3 == 0, at))
+        for seq, text in enumerate(texts)
+    ]
+    for scale in SCALES:
+
+        def tokens_of(text: str, scale: Scale = scale) -> int:
+            return scale.ceil(COUNTER.count(text))
+
+        assert pack(found, limit, tokens_of, at_least=scale.at_least) == pack(found, limit, tokens_of)
