@@ -274,9 +274,12 @@ class EmbeddedPostgres:
             time.sleep(0.05)
 
     def _create_database(self) -> None:
-        with psycopg.connect(self._uri("postgres"), autocommit=True) as db:
-            if not db.execute("SELECT 1 FROM pg_database WHERE datname = 'memory'").fetchone():
-                db.execute("CREATE DATABASE memory TEMPLATE template0 ENCODING 'UTF8'")
+        try:
+            with psycopg.connect(self._uri("postgres"), autocommit=True) as db:
+                if not db.execute("SELECT 1 FROM pg_database WHERE datname = 'memory'").fetchone():
+                    db.execute("CREATE DATABASE memory TEMPLATE template0 ENCODING 'UTF8'")
+        except psycopg.OperationalError as error:
+            raise EmbeddedPostgresError(f"Postgres ended as soon as it had started. {self._log_says()}") from error
 
     def _stop(self) -> None:
         stop_cluster(self._cluster)

@@ -300,6 +300,23 @@ def test_postgres_that_cannot_start_is_reported_with_its_own_words(data_dir: Pat
         EmbeddedPostgres.start(data_dir)
 
 
+def test_postgres_that_ends_as_soon_as_it_answers(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts it again and again must hear of that as of any other failure."""
+    wait = EmbeddedPostgres._wait_until_it_answers
+
+    def wait_and_kill(server: EmbeddedPostgres) -> None:
+        wait(server)
+        os.kill(postmaster_pid(data_dir), signal.SIGKILL)
+        psutil.wait_procs(cluster_processes(data_dir), timeout=10)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedPostgres, "_wait_until_it_answers", wait_and_kill)
+        with pytest.raises(EmbeddedPostgresError, match="as soon as it had started"):
+            EmbeddedPostgres.start(data_dir)
+    with running(data_dir) as server:
+        assert execute(server.uri, "SELECT 1") == [(1,)]
+
+
 def test_cluster_of_another_major_version_is_refused(empty_dir: Path) -> None:
     (empty_dir / "postgres").mkdir()
     (empty_dir / "postgres" / "PG_VERSION").write_text("16\n")
