@@ -52,7 +52,7 @@ class Quotable:
     @property
     def nbytes(self) -> int:
         """About what it takes: its text, as passages, and as these are quoted."""
-        return _QUOTABLE_BYTES + 3 * getsizeof(self._text)
+        return _QUOTABLE_BYTES + 4 * getsizeof(self._text)
 
     def quote(self, passage: int) -> Quote:
         """Of a passage, counted from 1. A message may have been edited since it was ranked: then its end is as good as any

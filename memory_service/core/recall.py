@@ -12,7 +12,7 @@ nothing of the question itself never ranks before the neighbour that does, and i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
@@ -83,12 +83,6 @@ def moved_entry(entry: bytes, seq: int) -> bytes:
     numbers = np.frombuffer(entry, dtype="<i4").copy()
     numbers[np.flatnonzero(numbers == 0) + 1] = seq
     return numbers.tobytes()
-
-
-def pick(passages: Sequence[str], number: int) -> tuple[str, bool]:
-    """A passage of a message (from 1), and whether it is only a part of it."""
-    # The message may have been edited since it was ranked; then its end is as good as any part.
-    return (passages[min(number, len(passages)) - 1] if passages else ""), len(passages) > 1
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ class TokenEstimate:
         if len(self.recent) < 3:
             return _UNSEEN_MARGIN
         x = counts.features
-        # Not with arrays: of six numbers these take four times as long.
+        # Not with arrays: for six numbers these take longer.
         variance = _dot(x, [_dot(row, x) for row in self.covariance])
         spread = _UNLIKE_STDS * sqrt(max(variance, 0.0)) / max(self._plain(x), 1.0)
         return max(self.margin, min(spread, _UNLIKE_MARGIN))
@@ -267,7 +267,7 @@ class Scale:
         return ceil(self.tokens(counts))
 
     def at_least(self, text: str) -> int:
-        """No more than `ceil` of what a text counts, at a tenth of the work: no token of o200k_base holds the beginnings of
+        """No more than `ceil` of what a text counts, without counting it: no token of o200k_base holds the beginnings of
         two words."""
         _, _, latin, other, byte, _ = self.weights
         return ceil(min(latin, other) * len(_WORD_BEGINS.findall(text)) + byte * len(text))

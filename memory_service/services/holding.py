@@ -167,22 +167,33 @@ async def quotable(
     if not missing:
         return found
     said = await recall_store.said_at(session, thread.pk, missing)
-    is_long = sum([len(one.content) for one in said]) > _SPLIT_INLINE_CHARACTERS
-    read = await asyncio.to_thread(_quotables, said, split=True) if is_long else _quotables(said)
+    read = dict(zip([one.seq for one in said], await quotables(said), strict=True))
     on_commit(session, lambda: runtime.held.keep(thread.pk, held.and_more(read, _QUOTABLE_BYTES)))
     return found | read
 
 
-def _quotables(said: Sequence[Said], *, split: bool = False) -> dict[int, Quotable]:
+async def quotables(messages: Sequence[Said | MessageRecord]) -> list[Quotable]:
+    """In their order. Split into passages when they are quoted, as many are not; beside the event loop when they are
+    long."""
+    if sum([len(one.content) for one in messages]) <= _SPLIT_INLINE_CHARACTERS:
+        return _parsed(messages)
+
+    def split() -> list[Quotable]:
+        parsed = _parsed(messages)
+        for one in parsed:
+            one.split()
+        return parsed
+
+    return await asyncio.to_thread(split)
+
+
+def _parsed(messages: Sequence[Said | MessageRecord]) -> list[Quotable]:
     # All at once: to begin with each anew takes longer than to read it.
-    contents = loads(f"[{','.join([one.content for one in said])}]")
-    read = {
-        one.seq: Quotable(one.id, one.role, content_text(content), one.created_at)
-        for one, content in zip(said, contents, strict=True)
-    }
-    for one in read.values() if split else ():
-        one.split()
-    return read
+    contents = loads(f"[{','.join([one.content for one in messages])}]")
+    return [
+        Quotable(one.id, one.role, content_text(content), one.created_at)
+        for one, content in zip(messages, contents, strict=True)
+    ]
 
 
 async def decode(index: bytes) -> Corpus:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 
-from memory_service.core.canonical import loads
 from memory_service.core.corpus import Floats, Ints, count_documents
-from memory_service.core.messages import Block, content_text
 from memory_service.core.recall import Hit, Words, best, best_documents, weigh_words
 from memory_service.core.similarity import align, calibrate, common_part, sample, typical
-from memory_service.core.terms import passages_of
 from memory_service.errors import EmbedderUnavailable
 from memory_service.providers.base import Vectors
 from memory_service.runtime import Runtime
@@ -30,9 +25,6 @@ from memory_service.store.vectors import ThreadSimilarities
 # From here on the signs of all vectors are compared, and only the best by words and signs exactly.
 _EXACT_PASSAGES = 10_000
 _CANDIDATES = 400
-# Splitting this many characters takes a few milliseconds.
-_SPLIT_INLINE_CHARACTERS = 200_000
-_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,26 +133,6 @@ def _ranking(
     if pending == len(words):
         return Ranking(pick_best(words), reason="pending", pending=pending)
     return Ranking(pick_best(words, similarity=similarity), "hybrid", "pending" if pending else None, pending)
-
-
-async def split(contents: Mapping[_Key, str]) -> Callable[[_Key], list[str]]:
-    """The passages of messages, by whatever they are named by: split when they are asked for, as many are not; beside the
-    event loop when they are long."""
-
-    def parse() -> dict[_Key, list[Block]]:
-        # All at once: to begin with each anew takes longer than to read it.
-        return dict(zip(contents, loads(f"[{','.join(contents.values())}]"), strict=True))
-
-    @cache
-    def passages(key: _Key) -> list[str]:
-        return passages_of(content_text(parsed[key]))
-
-    if sum(map(len, contents.values())) <= _SPLIT_INLINE_CHARACTERS:
-        parsed = parse()
-    else:
-        parsed = await asyncio.to_thread(parse)
-        await asyncio.to_thread(lambda: [passages(key) for key in contents])
-    return passages
 
 
 @dataclass(slots=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from memory_service.core.corpus import count_documents
-from memory_service.core.recall import Hit, pick
+from memory_service.core.recall import Hit
 from memory_service.runtime import Runtime
-from memory_service.services.recall import Ranking, ask, rank_thread, rank_threads, split
+from memory_service.services.holding import quotables
+from memory_service.services.recall import Ranking, ask, rank_thread, rank_threads
 from memory_service.store import messages as message_store
 from memory_service.store import recall as recall_store
 from memory_service.store.db import Session
@@ -62,9 +63,9 @@ async def _show(session: Session, ranking: Ranking, owners: Sequence[tuple[int, 
     wanted = {(pk, hit.seq): (id_, hit) for (pk, id_), hit in zip(owners, ranking.hits, strict=True)}
     records = await message_store.with_seqs(session, [pk for pk, _ in wanted], [seq for _, seq in wanted])
     found = {(record.thread_pk, record.seq): record for record in records}
-    passages = await split({place: record.content for place, record in found.items()})
+    quoted = dict(zip(found, await quotables([*found.values()]), strict=True))
     hits = [
-        SearchHit(id_, found[place], hit, pick(passages(place), hit.passage)[0])
+        SearchHit(id_, found[place], hit, quoted[place].quote(hit.passage).text)
         for place, (id_, hit) in wanted.items()
         if place in found
     ]

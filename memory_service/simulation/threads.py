@@ -14,8 +14,8 @@ from memory_service.core.canonical import dumps, loads
 from memory_service.core.corpus import Floats, count_documents
 from memory_service.core.layout import StablePart
 from memory_service.core.messages import Block, Message, Tail, extend_tail, opens_turn
-from memory_service.core.quoting import Candidate, Quote
-from memory_service.core.recall import index_entry, pick, rank, relevant
+from memory_service.core.quoting import Candidate, Quotable
+from memory_service.core.recall import index_entry, rank, relevant
 from memory_service.core.similarity import common_of
 from memory_service.core.terms import passages_of
 from memory_service.demo.conversation import Conversation, Line
@@ -75,18 +75,18 @@ class Thread:
         """What the messages before `before_seq` have to say to a query, best first."""
         count = before_seq - 1
         index = self._index[: self._index_ends[count]]
-        found = []
-        for hit in relevant(rank(index, query, ranked, self._similarity(count_documents(index), query))):
-            message = self.messages[hit.seq - 1]
-            text, is_excerpt = pick(self._passages[hit.seq - 1], hit.passage)
-            found.append(Candidate(hit, Quote.of(message.id, message.role, text, is_excerpt, message.created_at)))
-        return found
+        hits = relevant(rank(index, query, ranked, self._similarity(count_documents(index), query)))
+        return [Candidate(hit, self._quotables[hit.seq - 1].quote(hit.passage)) for hit in hits]
 
     def _similarity(self, count: int, query: str) -> Floats | None:
         vectors = self._vectors[:count]
         if not count:
             return None
         return (vectors @ (self._embedded(query) - common_of(vectors))).astype("float64")
+
+    @cached_property
+    def _quotables(self) -> list[Quotable]:
+        return [Quotable(m.id, m.role, m.text, m.created_at) for m in self.messages]
 
     @cached_property
     def _passages(self) -> list[list[str]]:

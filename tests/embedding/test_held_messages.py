@@ -15,6 +15,7 @@ import pytest
 from memory_service.core.canonical import dumps, loads
 from memory_service.core.held import HeldMessages, HeldQuotables, size_of
 from memory_service.core.plan import RecallSpec
+from memory_service.core.quoting import Quotable
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.errors import PromptTooLarge
 from memory_service.runtime import HeldThreads, Runtime
@@ -303,6 +304,12 @@ def test_no_more_is_held_than_there_is_room_for(home: Home, monkeypatch: pytest.
 def test_what_a_message_takes_is_not_underrated(content: list[Any]) -> None:
     text = dumps(loads(dumps(content)))
     assert _bytes(loads(text)) + sum(map(getsizeof, map(dumps, content))) < size_of(text)
+
+
+@pytest.mark.parametrize("text", ["", "Short.", "The lantern. " * 700, "등대 " * 5_000, "x" * 901])
+def test_what_is_quoted_is_not_underrated(text: str) -> None:
+    quotable = Quotable("msg_1", "assistant", text, NOW)
+    assert sum(_bytes([*quote]) for quote in quotable.split()) + getsizeof(text) < quotable.nbytes
 
 
 def _bytes(value: Any) -> int:

@@ -28,11 +28,10 @@ from memory_service.core.messages import (
 from memory_service.core.plan import Outline, RecallSpec, complete, outline
 from memory_service.core.pricing import Model
 from memory_service.core.prompt import Prompt
-from memory_service.core.quoting import Candidate, Quote, pack
-from memory_service.core.recall import index_entry, pick, rank, relevant
+from memory_service.core.quoting import Candidate, Quotable, pack
+from memory_service.core.recall import index_entry, rank, relevant
 from memory_service.core.request import Request
 from memory_service.core.shorten import shorten
-from memory_service.core.terms import passages_of
 from memory_service.core.tokens import Scale, TokenCounts
 from memory_service.core.truncation import TruncationStrategy
 from memory_service.core.volatile import Volatile
@@ -315,8 +314,8 @@ class Simulator:
         candidates = []
         for hit in hits:
             message = by_seq[hit.seq]
-            text, is_excerpt = pick(passages_of(message.text), hit.passage)
-            candidates.append(Candidate(hit, Quote.of(message.id, message.role, text, is_excerpt, message.created_at)))
+            quotable = Quotable(message.id, message.role, message.text, message.created_at)
+            candidates.append(Candidate(hit, quotable.quote(hit.passage)))
         return candidates
 
     def _message(self, seq: int, role: str, blocks: Sequence[Block]) -> Message:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from memory_service.core import bm25, recall
 from memory_service.core.corpus import Corpus, count_documents
-from memory_service.core.quoting import Candidate, Quote, escape, pack, render_block
-from memory_service.core.recall import Hit, index_entry, moved_entry, pick, rank
+from memory_service.core.quoting import Candidate, Quotable, Quote, escape, pack, render_block
+from memory_service.core.recall import Hit, index_entry, moved_entry, rank
 from memory_service.core.terms import PASSAGE_CHARACTERS, passages_of, terms_of
 from memory_service.core.whose import USER
 from tests.property.conftest import examples
@@ -28,6 +28,10 @@ texts = st.one_of(
     ),
     st.lists(st.sampled_from(WORDS), max_size=500).map(" ".join),
 )
+
+
+def quoted(text: str, passage: int) -> str:
+    return Quotable("msg_1", "user", text, datetime(2026, 1, 1, tzinfo=UTC)).quote(passage).text
 
 
 @settings(max_examples=examples(300))
@@ -54,7 +58,7 @@ def test_an_index_entry_says_which_passage_is_where(text: str, seq: int) -> None
     expected: list[int] = []
     for number, passage in enumerate(passages_of(text), start=1):
         expected += [0, seq, USER << 24 | number, *terms_of(passage)]
-        assert pick(passages_of(text), number)[0] == passage
+        assert quoted(text, number) == passage
     assert numbers == expected
     assert count_documents(index_entry(seq, "user", text)) == len(passages_of(text))
 
@@ -129,7 +133,7 @@ def test_rank_is_bm25_on_passages_and_their_neighbours(corpus: list[str], query:
     assert hits == rank(index, query, limit)
     wanted = set(terms_of(query))
     for position, hit in enumerate(hits):
-        shares_a_word = bool(wanted & set(terms_of(pick(passages_of(corpus[hit.seq - 1]), hit.passage)[0])))
+        shares_a_word = bool(wanted & set(terms_of(quoted(corpus[hit.seq - 1], hit.passage))))
         assert (hit.words > 0, bool(hit.partners)) == (shares_a_word, not shares_a_word)
         assert not hit.partners or hit.partners & {before.document for before in hits[:position]}
 

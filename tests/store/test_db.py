@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from memory_service.store.idempotency import Answer, IdempotentCall
 from memory_service.store.migrate import migrate
 from tests.e2e.proxy import Break, proxied
 from tests.store.conftest import database
+from tests.store.databases import with_database
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -34,17 +34,6 @@ def url(postgres: EmbeddedPostgres) -> Any:
         migrate(made)
         asyncio.run(create_key(made, "p", "k", NOW))
         yield made
-
-
-def with_database(url: str, body: Callable[[Database], Coroutine[Any, Any, None]], **options: Any) -> None:
-    async def run() -> None:
-        db = Database(url, **options)
-        try:
-            await body(db)
-        finally:
-            await db.close()
-
-    asyncio.run(run())
 
 
 async def create(session: Session, id: str) -> None:

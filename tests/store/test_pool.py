@@ -7,10 +7,9 @@ import os
 import select
 import signal
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -21,20 +20,10 @@ from memory_service.store.db import Database, Session
 from memory_service.store.migrate import head_revision
 from memory_service.store.pool import PoolUsage
 from memory_service.store.session import text
+from tests.store.databases import with_database
 
 PID = text("SELECT pg_backend_pid()")
 SETTINGS = ("search_path", "timezone", "lock_timeout", "role", "application_name", "work_mem")
-
-
-def with_database(url: str, body: Callable[[Database], Coroutine[Any, Any, None]], **options: Any) -> None:
-    async def run() -> None:
-        db = Database(url, **options)
-        try:
-            await body(db)
-        finally:
-            await db.close()
-
-    asyncio.run(run())
 
 
 async def pid(db: Database) -> int:
